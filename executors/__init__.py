@@ -1,0 +1,1 @@
+"""Where variants run: the registry of backends, one executor per library, conversions, fallback, breakers."""

@@ -1,0 +1,30 @@
+"""Errors of this project: a subclass only where a caller would act differently."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..telemetry.outcome import Failure
+
+
+class PointsmanError(Exception):
+    """Base of every error that pointsman raises of its own accord."""
+
+
+class BackendUnavailableError(PointsmanError, ImportError):
+    """A backend is missing or broken here; the message says which, and what to do."""
+
+
+class UnsupportedError(PointsmanError, TypeError):
+    """A backend that works cannot compute this request (dtype, gradient, layout, mode)."""
+
+
+class NoCandidateError(PointsmanError, RuntimeError):
+    """Nothing is left to try; the message lists each candidate and what happened to it.
+
+    Attributes
+    ----------
+    failures : (candidate, Failure, message) of each attempt, in order.
+    """
+
+    failures: Sequence[tuple[str, Failure, str]] = ()

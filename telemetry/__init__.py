@@ -1,0 +1,1 @@
+"""What was learned, and how it is told: hardware facts, outcomes, the history, the summary."""
