@@ -1,0 +1,118 @@
+"""pointsman: choose the fastest Python backend for a workload, from what this very machine has taught.
+
+Public names load on first use; `import pointsman` loads no backend but numpy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import pointsman.kernels as _kernels  # noqa: F401 - announces the built-in operations by name; loads none of them
+
+if TYPE_CHECKING:
+    from pointsman.executors.base import Capabilities, Executor, Variant
+    from pointsman.executors.conversion import convert
+    from pointsman.executors.errors import (
+        BackendUnavailableError,
+        NoCandidateError,
+        PointsmanError,
+        UnsupportedError,
+    )
+    from pointsman.executors.registry import (
+        get_backend,
+        list_backends,
+        print_backend_info,
+        register_backend,
+    )
+    from pointsman.executors.table import BackendType
+    from pointsman.kernels.run import run
+    from pointsman.selector.adaptive import adaptive
+    from pointsman.selector.decision import Decision
+    from pointsman.selector.operations import Operation
+    from pointsman.selector.selector import (
+        IntelligentBackendSelector,
+        default_selector,
+        flush,
+        select_backend,
+        select_optimal_backend,
+    )
+    from pointsman.selector.settings import configure, use
+    from pointsman.selector.workload import WorkloadCharacteristics
+    from pointsman.telemetry.history import HistoryWarning
+    from pointsman.telemetry.outcome import Failure
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendType",
+    "BackendUnavailableError",
+    "Capabilities",
+    "Decision",
+    "Executor",
+    "Failure",
+    "HistoryWarning",
+    "IntelligentBackendSelector",
+    "NoCandidateError",
+    "Operation",
+    "PointsmanError",
+    "UnsupportedError",
+    "Variant",
+    "WorkloadCharacteristics",
+    "adaptive",
+    "configure",
+    "convert",
+    "default_selector",
+    "flush",
+    "get_backend",
+    "list_backends",
+    "print_backend_info",
+    "register_backend",
+    "run",
+    "select_backend",
+    "select_optimal_backend",
+    "use",
+]
+
+_HOMES = {
+    "BackendType": "executors.table",
+    "BackendUnavailableError": "executors.errors",
+    "Capabilities": "executors.base",
+    "Decision": "selector.decision",
+    "Executor": "executors.base",
+    "Failure": "telemetry.outcome",
+    "HistoryWarning": "telemetry.history",
+    "IntelligentBackendSelector": "selector.selector",
+    "NoCandidateError": "executors.errors",
+    "Operation": "selector.operations",
+    "PointsmanError": "executors.errors",
+    "UnsupportedError": "executors.errors",
+    "Variant": "executors.base",
+    "WorkloadCharacteristics": "selector.workload",
+    "adaptive": "selector.adaptive",
+    "configure": "selector.settings",
+    "convert": "executors.conversion",
+    "default_selector": "selector.selector",
+    "flush": "selector.selector",
+    "get_backend": "executors.registry",
+    "list_backends": "executors.registry",
+    "print_backend_info": "executors.registry",
+    "register_backend": "executors.registry",
+    "run": "kernels.run",
+    "select_backend": "selector.selector",
+    "select_optimal_backend": "selector.selector",
+    "use": "selector.settings",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'pointsman' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    value = getattr(importlib.import_module(f"pointsman.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, "__version__"})

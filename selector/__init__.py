@@ -1,0 +1,1 @@
+"""WHICH: workload, constraints, cost model, policy, decision."""

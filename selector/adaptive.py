@@ -1,0 +1,221 @@
+"""`@adaptive`: a function written once against the array API, run on the backend that suits each call."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import sys
+from collections.abc import Callable
+from types import CodeType
+from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+
+from ..executors import conversion, registry
+from ..executors.base import Variant
+from . import operations
+from .decision import Decision
+from .dispatch import Dispatcher
+from .operations import Operation
+from .selector import IntelligentBackendSelector, default_selector
+
+P = ParamSpec("P")
+R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Adaptive(Generic[P, R]):
+    """A decorated function: called like the original, run on the backend that is expected to be fastest.
+
+    NumPy in, NumPy out; torch in, torch out; dtypes are never narrowed. Arrays that pointsman has no business with
+    (masked arrays, tracers of `jax.jit`, tensors under `torch.compile`) go to the original, unrecorded.
+    """
+
+    def __init__(
+        self, function: Callable[P, R], *, name: str | None = None, pure: bool = False, deterministic: bool = False,
+        protected: bool = False, rerun: bool = True, selector: IntelligentBackendSelector | None = None,
+    ) -> None:  # fmt: skip
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.name = name or operation_name(function)
+        self._own = selector
+        self._deterministic, self._rerun = deterministic, rerun
+        variants = tuple(_variant(function, backend, pure) for backend in _array_backends())
+        self._operation = Operation(name=self.name, variants=variants, protected=protected)
+        operations.register(self._operation)
+        self._made: Dispatcher | None = None
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run it: choose, execute, record."""
+        made = self._made
+        if made is None:
+            made = self._dispatcher()
+        if kwargs and kwargs.get("xp") is not None:
+            return self.function(*args, **kwargs)  # the caller has chosen
+        return cast(R, made(*args, **kwargs))
+
+    def explain(self, *args: P.args, **kwargs: P.kwargs) -> Decision:
+        """The decision for these arguments, with its reasons. Runs and imports nothing."""
+        return self._dispatcher().explain(*args, **kwargs)
+
+    def bind(self, *args: P.args, **kwargs: P.kwargs) -> Callable[P, R]:
+        """Decide once for arguments like these; the returned call costs what a plain call costs."""
+        return self._dispatcher().bind(*args, **kwargs)
+
+    def variant(self, backend: str, *, name: str | None = None) -> Callable[[F], F]:
+        """Add a variant: ``@f.variant("numba")`` above a function of the same arguments (without ``xp``)."""
+        registry.row(backend)
+
+        def add(function: F) -> F:
+            added = Variant(name=name or backend, backend=backend, load=lambda: function, gradients=False)
+            kept = tuple(v for v in self._operation.variants if v.name != added.name)
+            self._operation = Operation(name=self.name, variants=(*kept, added), protected=self._operation.protected)
+            operations.register(self._operation)
+            if self._made is not None:
+                self._made.replace(self._operation)
+            return function
+
+        return add
+
+    @property
+    def operation(self) -> Operation:
+        """The operation as the selector sees it."""
+        return self._operation
+
+    def _dispatcher(self) -> Dispatcher:
+        if self._made is None:
+            selector = self._own or default_selector()
+            made = Dispatcher(
+                self._operation, selector._engine, original=self._original,
+                deterministic=self._deterministic, rerun=self._rerun,
+            )  # fmt: skip
+            selector.adopt(made)
+            self._made = made
+        return self._made
+
+    def _original(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The undecorated function, with the namespace of its arrays where that is known."""
+        if kwargs.get("xp") is not None:
+            return self.function(*args, **kwargs)
+        named: dict[str, Any] = {**kwargs, "xp": _namespace_of((*args, *kwargs.values()))}
+        return self.function(*args, **named)
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        """Bind as a method, like a plain function."""
+        return self if instance is None else _Method(self, instance)
+
+    def __reduce__(self) -> Any:
+        """Pickle by name, as functions do."""
+        return (_find, (self.function.__module__, self.function.__qualname__))
+
+    def __repr__(self) -> str:
+        return f"<adaptive {self.name}: {', '.join(v.name for v in self._operation.variants)}>"
+
+
+class _Method:
+    """An adaptive function bound to an instance."""
+
+    def __init__(self, adaptive: Adaptive[..., Any], instance: object) -> None:
+        functools.update_wrapper(self, adaptive.function)
+        self.__self__ = instance
+        self.__func__ = adaptive
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__func__(self.__self__, *args, **kwargs)
+
+    def explain(self, *args: Any, **kwargs: Any) -> Decision:
+        """The decision for these arguments."""
+        return self.__func__.explain(self.__self__, *args, **kwargs)
+
+    def bind(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        """Decide once; the returned call takes the arguments without the instance."""
+        return functools.partial(self.__func__.bind(self.__self__, *args, **kwargs), self.__self__)
+
+
+@overload
+def adaptive(function: Callable[P, R], /) -> Adaptive[P, R]: ...
+@overload
+def adaptive(
+    *, name: str | None = None, pure: bool = False, deterministic: bool = False, protected: bool = False,
+    rerun: bool = True, selector: IntelligentBackendSelector | None = None,
+) -> Callable[[Callable[P, R]], Adaptive[P, R]]: ...  # fmt: skip
+def adaptive(
+    function: Callable[P, R] | None = None, /, *, name: str | None = None, pure: bool = False,
+    deterministic: bool = False, protected: bool = False, rerun: bool = True,
+    selector: IntelligentBackendSelector | None = None,
+) -> Any:  # fmt: skip
+    """Decorate a function written against the array API, so that each call runs where it is fastest.
+
+    Parameters
+    ----------
+    function : takes arrays first and ``xp=None`` last; `xp` is the array-API namespace to compute with.
+    name : how the history knows it; default: module.qualname and a hash of its code.
+    pure : it depends on nothing but its arguments, so `jax.jit` may compile it (jit bakes in globals and `self`).
+    deterministic : always the default backend: no learned choice, the same bits in every run.
+    protected : never explored in line; only what is already known may be chosen.
+    rerun : an error that only a non-default backend raises is settled by one run on the default. False forbids that
+        for functions with side effects; the error then comes out.
+    selector : a selector of its own; default: the shared one.
+
+    Returns
+    -------
+    Adaptive
+        Same signature and docstring; plus ``explain``, ``bind`` and ``variant``.
+    """
+
+    def wrap(f: Callable[P, R]) -> Adaptive[P, R]:
+        return Adaptive(
+            f, name=name, pure=pure, deterministic=deterministic, protected=protected, rerun=rerun, selector=selector
+        )
+
+    return wrap if function is None else wrap(function)
+
+
+def operation_name(function: Callable[..., Any]) -> str:
+    """module.qualname plus a hash of the code: an edited function is another operation."""
+    digest = hashlib.blake2b(_fingerprint(function.__code__).encode(), digest_size=4).hexdigest()
+    return f"{function.__module__}.{function.__qualname__}#{digest}"
+
+
+def _fingerprint(code: CodeType) -> str:
+    constants = [_fingerprint(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return f"{code.co_code.hex()}|{code.co_names}|{code.co_varnames}|{constants}"
+
+
+def _array_backends() -> list[str]:
+    """Backends whose arrays a function written against the array API can compute on."""
+    return [name for name, _ in registry.array_backends() if registry.executor(name).kind == name]
+
+
+def _variant(function: Callable[..., Any], backend: str, pure: bool) -> Variant:
+    def load() -> Callable[..., Any]:
+        bound = functools.partial(function, xp=registry.executor(backend).namespace())
+        if pure and backend == "jax":
+            import jax
+
+            return cast(Callable[..., Any], jax.jit(bound))
+        return bound
+
+    return Variant(
+        name=backend, backend=backend, load=load, gradients=registry.executor(backend).capabilities.gradients
+    )
+
+
+def _namespace_of(values: tuple[Any, ...]) -> Any:
+    """The namespace of the first array that brings one; NumPy's for masked arrays, labelled arrays and the like."""
+    for value in values:
+        kind = conversion.kind_of(value)
+        if kind == "tracer":
+            return registry.executor("jax").namespace()
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(value, torch.Tensor):
+            return registry.executor("torch").namespace()
+        if kind is not None and hasattr(value, "__array_namespace__") and kind != "numpy":
+            return value.__array_namespace__()
+    return registry.executor("numpy").namespace()
+
+
+def _find(module: str, qualname: str) -> Any:
+    found: Any = importlib.import_module(module)
+    for part in qualname.split("."):
+        found = found.__dict__[part] if isinstance(found, type) else getattr(found, part)
+    return found

@@ -1,0 +1,140 @@
+"""The contracts of choosing: what a cost model predicts and what a policy is asked.
+
+Deciding is pure. Clock, randomness, memory readings and history come in as arguments, so that any policy replays on
+recorded history without hardware.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..telemetry.outcome import Site
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Expected steady seconds of one call, as a log-normal belief.
+
+    Attributes
+    ----------
+    mu, sigma : location and scale of the natural logarithm of seconds.
+    evidence : steady observations in this very cell.
+    source : "measured" (this cell), "nearby" (other sizes), "prior" (shipped), "guess" (nothing but declared work).
+    """
+
+    mu: float
+    sigma: float
+    evidence: int
+    source: str
+
+    @property
+    def seconds(self) -> float:
+        """Typical (median) seconds."""
+        return math.exp(self.mu)
+
+    @property
+    def mean_s(self) -> float:
+        """Expected seconds; doubt counts against a candidate, but a wild guess must not count without bound."""
+        return math.exp(self.mu + 0.5 * min(self.sigma, 1.0) ** 2)
+
+    @property
+    def low(self) -> float:
+        """Lower end of the 90 % interval, seconds."""
+        return math.exp(self.mu - 1.645 * self.sigma)
+
+    @property
+    def high(self) -> float:
+        """Upper end of the 90 % interval, seconds; 95 % of the belief lies below it."""
+        return math.exp(self.mu + 1.645 * self.sigma)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A variant that satisfies every constraint of this workload here and now."""
+
+    variant: str
+    backend: str
+    device: str
+    prediction: Prediction
+    import_s: float = 0.0  # seconds of importing the library; 0.0 where it is imported already
+    compile_s: float = 0.0  # seconds of a first call of this signature; 0.0 where it is compiled already
+
+    @property
+    def cold_s(self) -> float:
+        """Seconds to be paid once before the first steady call."""
+        return self.import_s + self.compile_s
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Everything a policy may look at.
+
+    Attributes
+    ----------
+    candidates : in canonical order; never empty.
+    default : variant that runs when nothing is known.
+    calls : calls of this signature still expected (at least 1).
+    spent_s : seconds already spent near this size: the natural guess for what is still to come.
+    import_earned : backends whose import the calls so far would already have repaid.
+    incumbent : what ran last time, if anything.
+    explore : whether a trial may be proposed at all.
+    credit_s : seconds that a trial's loss may cost at most.
+    """
+
+    candidates: tuple[Candidate, ...]
+    default: str
+    calls: float = 1.0
+    spent_s: float = 0.0
+    import_earned: frozenset[str] = frozenset()
+    incumbent: str | None = None
+    explore: bool = False
+    credit_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """A policy's answer.
+
+    Attributes
+    ----------
+    order : variants, best first; the rest is the fallback chain.
+    rule : "learned", "prior", "guard" or "default".
+    reason : one sentence.
+    trial : a variant worth one call to find out about, or None.
+    trial_loss_s : the 95 % upper bound of what that call costs beyond the chosen one, seconds.
+    """
+
+    order: tuple[str, ...]
+    rule: str
+    reason: str
+    trial: str | None = None
+    trial_loss_s: float = field(default=0.0)
+
+
+class CostModel(ABC):
+    """Predicts steady seconds from the history."""
+
+    @abstractmethod
+    def predict(self, sites: Sequence[Site], backends: Sequence[str], context: str) -> list[Prediction]:
+        """One prediction for each site; `sites[0]` is the default's, on which guesses about the others lean."""
+
+    @abstractmethod
+    def compile_s(self, site: Site, backend: str) -> float:
+        """Expected seconds of a first call beyond a steady one."""
+
+    @abstractmethod
+    def forget(self, changed: set[tuple[str, str]] | None) -> None:
+        """Drop what was fitted for the changed (operation, dtype) groups; all of them for None."""
+
+
+class Policy(ABC):
+    """Turns predictions into a ranking; holds no state of its own between questions."""
+
+    name: str
+
+    @abstractmethod
+    def rank(self, question: Question) -> Ranking:
+        """Answer `question`. Pure: the same question gives the same answer."""

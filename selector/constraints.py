@@ -1,0 +1,156 @@
+"""Constraints filter before learning: which variants can run this request here and now, and the sentence why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..executors import registry
+from ..executors.base import Capabilities, Variant
+from ..executors.breaker import Breakers
+from ..telemetry import memory
+from .operations import Operation
+from .request import Request
+from .settings import Settings
+
+LARGE_WORKSPACE = 256 * 2**20
+"""Requests above this many bytes have free memory read again instead of trusting the last reading."""
+STRICT, LOOSE = 8.0, 1e4
+"""accuracy="high" admits errors of so many units in the last place; "fast" so many."""
+_EPS = {"float16": 9.8e-4, "bfloat16": 7.8e-3, "float32": 1.2e-7, "complex64": 1.2e-7}
+
+
+def _no_function() -> Callable[..., Any]:
+    raise RuntimeError("this operation has no function of its own; the caller runs it")
+
+
+@dataclass
+class Machine:
+    """What constraints need to know about this process and this computer; tests put in their own."""
+
+    gpu: memory.GpuMemory
+    breakers: Breakers
+    host_budget: Callable[[], int]
+    use_gpu: bool = True
+    _host: int | None = None
+
+    def devices(self, settings: Settings) -> tuple[str, ...]:
+        """Accelerator devices that may be used; never an imaginary one."""
+        return self.gpu.devices() if self.use_gpu and not settings.disable_gpu else ()
+
+    def host_bytes(self, *, fresh: bool) -> int:
+        """Bytes of host memory that a call may take."""
+        if fresh or self._host is None:
+            self._host = self.host_budget()
+        return self._host
+
+
+def variants_of(operation: Operation | None, devices: tuple[str, ...]) -> list[Variant]:
+    """Every variant in canonical order; an operation without variants of its own has one per array backend."""
+    if operation is not None:
+        base: Iterable[Variant] = operation.variants
+    else:
+        base = (
+            Variant(name=name, backend=name, load=_no_function, gradients=capable.gradients)
+            for name, capable in registry.array_backends()
+        )
+    out = list(base)
+    names = {v.name for v in out}
+    return out + [
+        replace(v, name=f"{v.name}@{device}", device=device)
+        for device in devices
+        for v in out
+        if v.device == "cpu"
+        and v.threads is None
+        and f"{v.name}@{device}" not in names
+        and "cuda" in registry.executor(v.backend).capabilities.devices
+    ]
+
+
+def why_not(
+    request: Request, variant: Variant, settings: Settings, machine: Machine, restrict: str | None
+) -> str | None:
+    """None if `variant` can run `request` here and now, else the sentence why not.
+
+    `restrict` is the backend or kind of device that something (workload, scope, settings) insists on.
+    """
+    if variant.backend in settings.disable:
+        return f"disabled by {settings.origin.get('disable', 'settings')}"
+    if restrict is not None and not matches(variant, restrict):
+        return f"{restrict!r} is required"
+    if variant.device != "cpu" and variant.device not in machine.devices(settings):
+        return f"there is no usable {variant.device} here"
+    missing = registry.available(variant.backend)
+    if missing is not None:
+        return missing
+    capable = registry.executor(variant.backend).capabilities
+    return (
+        _wrong_type(request, variant, capable)
+        or _wrong_gradient(request, variant)
+        or _inaccurate(request, variant)
+        or (variant.supports(request.shapes, request.parameters) if variant.supports else None)
+        or _no_room(request, variant, machine)
+        or machine.breakers.why_closed_out(breaker_key(request, variant))
+    )
+
+
+def breaker_key(request: Request, variant: Variant) -> tuple[str, str, str, str]:
+    """What a failure is held against: this variant, for this operation, dtype and size class."""
+    return (request.operation, variant.name, request.dtype, request.shape_class)
+
+
+def matches(variant: Variant, wanted: str) -> bool:
+    """Whether `variant` is what a backend name, variant name or kind of device asks for."""
+    if wanted in ("gpu", "cuda"):
+        return variant.device != "cpu"
+    if wanted == "cpu":
+        return variant.device == "cpu"
+    return wanted in (variant.backend, variant.name)
+
+
+def _wrong_type(request: Request, variant: Variant, capable: Capabilities) -> str | None:
+    dtypes = capable.dtypes if variant.dtypes is None else variant.dtypes
+    if request.dtype not in dtypes:
+        return f"it does not compute in {request.dtype}; it does in {', '.join(sorted(dtypes))}"
+    if request.deterministic and not capable.deterministic:
+        return "it is not deterministic"
+    return None
+
+
+def _wrong_gradient(request: Request, variant: Variant) -> str | None:
+    if not request.gradient:
+        return None
+    if not variant.gradients:
+        return "it gives no gradient"
+    kind = registry.executor(variant.backend).kind
+    if request.kind != "numpy" and kind != request.kind:
+        return f"a {request.kind} tensor that requires a gradient never leaves {request.kind}"
+    return None
+
+
+def _inaccurate(request: Request, variant: Variant) -> str | None:
+    bound = variant.accuracy.get(request.dtype)
+    if bound is None or request.accuracy == "standard":
+        return None
+    eps = _EPS.get(request.dtype, 2.2e-16)
+    wanted = {"high": STRICT * eps, "fast": LOOSE * eps}.get(str(request.accuracy))
+    limit = wanted if wanted is not None else float(request.accuracy)
+    return f"its error may reach {bound:.1e}, {limit:.1e} is asked for" if bound > limit else None
+
+
+def _no_room(request: Request, variant: Variant, machine: Machine) -> str | None:
+    need = request.bytes_of(variant)
+    fresh = need > LARGE_WORKSPACE
+    if variant.device == "cpu":
+        if not fresh:
+            return None  # far below what any machine has; reading memory would cost more than the call
+        free = machine.host_bytes(fresh=True)
+    else:
+        if fresh:
+            machine.gpu.refresh(variant.device)
+        free = machine.gpu.budget_bytes(variant.device)
+    if need > free:
+        where = "the host" if variant.device == "cpu" else variant.device
+        return f"it needs {need / 2**20:,.0f} MiB, {where} has {free / 2**20:,.0f} MiB to spare"
+    return machine.breakers.fits((request.operation, variant.name, variant.device), need)

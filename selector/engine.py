@@ -1,0 +1,422 @@
+"""Choosing off the hot path: request -> constraints -> predictions -> policy -> choice, and what outcomes change."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from ..executors import registry
+from ..executors.base import Variant
+from ..executors.errors import BackendUnavailableError, NoCandidateError
+from ..telemetry.history import History
+from ..telemetry.outcome import Failure, Outcome, Site
+from . import rules
+from .base import Candidate, CostModel, Policy, Prediction, Question, Ranking
+from .constraints import LARGE_WORKSPACE, Machine, breaker_key, matches, variants_of, why_not
+from .decision import Decision
+from .ledger import Ledger
+from .request import Request
+from .settings import Settings, scope
+
+log = logging.getLogger("pointsman")
+
+SAMPLE_S = 2e-4
+"""Calls faster than this are sampled once learned, so that no entry records more than about 5 000 calls a second."""
+MOST_STRIDE = 256
+REFIT_GROWTH = 0.1
+"""A group is fitted anew when its observations have grown by this share: work stays logarithmic in calls."""
+MOST_SIGNATURES = 20_000
+NEAR = 2.0
+"""Octaves of work over which what was spent at another size counts half: what is learned there helps here."""
+
+
+@dataclass(slots=True)
+class Choice:
+    """A decision with what executing it needs. `tickets` holds trials; each is popped by exactly one call."""
+
+    request: Request
+    decision: Decision
+    variants: dict[str, Variant]
+    sites: dict[str, Site]
+    default_s: float
+    tickets: list[str] = field(default_factory=list)
+    stride: int = 1
+
+    @property
+    def variant(self) -> Variant:
+        """The chosen variant."""
+        return self.variants[self.decision.variant]
+
+
+@dataclass(slots=True)
+class _Class:
+    """What has been seen of one (operation, dtype, shape class, detail)."""
+
+    x: float = 0.0  # log2 of the default's work: where it lies on the size axis
+    calls: float = 0.0
+    spent_s: float = 0.0
+    incumbent: str | None = None
+    default_s: float = 0.0
+    default_known: bool = False
+    chosen_s: float = 0.0
+    wishes: dict[str, float] = field(default_factory=dict)  # backend not imported yet -> seconds it would save a call
+
+
+ClassKey = tuple[str, str, str, str]
+
+
+class Engine:
+    """Makes choices and keeps what they rest on. Shared by all entry points of one selector."""
+
+    def __init__(
+        self, history: History, machine: Machine, policy: Policy, costs: CostModel, settings: Callable[[], Settings],
+        *, learning: bool = True,
+    ) -> None:  # fmt: skip
+        self.history = history
+        self.machine = machine
+        self.policy = policy
+        self.costs = costs
+        self.settings = settings
+        self.learning = learning
+        self.frozen = False
+        self.epoch = 0
+        self.context = "quiet"
+        self.ledger = Ledger(history)
+        self._lock = threading.RLock()
+        self._classes: dict[ClassKey, _Class] = {}
+        self._of_group: dict[tuple[str, str], list[_Class]] = {}
+        self._signatures: dict[tuple[ClassKey, float, int], float] = {}
+        self._predictions: dict[tuple[ClassKey, str, tuple[str, ...]], list[Prediction]] = {}
+        self._group: dict[tuple[str, str], list[float]] = {}  # (operation, dtype) -> [seen, seen at the last fit]
+        self._warm: set[tuple[object, ...]] = set()
+        self._epochs = count(1)
+
+    # ------------------------------------------------------------------------------------------ choosing
+
+    def choose(self, request: Request, preferred: str | None = None) -> Choice:
+        """Decide about `request`. Imports nothing, runs nothing, changes nothing that a later decision sees.
+
+        Raises
+        ------
+        NoCandidateError
+            No variant satisfies the constraints; each is listed with its reason.
+        """
+        settings = self.settings()
+        operation = request.known_operation()
+        devices = self.machine.devices(settings)
+        variants = variants_of(operation, devices)
+        insists, who = self._insists(request, settings)
+        fit, excluded = [], []
+        for variant in variants:
+            why = why_not(request, variant, settings, self.machine, insists)
+            if why is None:
+                fit.append(variant)
+            else:
+                excluded.append((variant.name, why))
+        if not fit:
+            raise _nothing_left(request, excluded, insists, who)
+        protected = operation is not None and operation.protected
+        with self._lock:
+            return self._choose(request, fit, excluded, settings, preferred, who, protected)
+
+    def _choose(
+        self, request: Request, fit: list[Variant], excluded: list[tuple[str, str]], settings: Settings,
+        preferred: str | None, who: str, protected: bool,
+    ) -> Choice:  # fmt: skip
+        sites = {v.name: request.site(v) for v in fit}
+        key = _class_key(next(iter(sites.values())))
+        seen = self._classes.get(key) or _Class()
+        candidates = self._candidates(request, fit, sites, key)
+        default, default_rule = rules.default_of(request, candidates, sites[fit[0].name].work)
+        calls = self._calls_expected(request, sites[fit[0].name])
+        exploring = self.learning and settings.mode == "select" and settings.explore > 0.0 and not self.frozen
+        question = Question(
+            candidates, default, calls,
+            spent_s=self._spent_near(key),
+            import_earned=self._imports_earned(candidates),
+            incumbent=seen.incumbent,
+            explore=exploring and not (protected or request.deterministic or who),
+            credit_s=self.ledger.credit_s(settings.explore),
+        )  # fmt: skip
+        ranking = self.policy.rank(question)
+        ranking, set_by, passed_over, notes = self._override(request, ranking, question, settings, preferred, who, fit)
+        reason = default_rule if ranking.rule == "default" and ranking.order[0] == default else ranking.reason
+        chosen = next(v for v in fit if v.name == ranking.order[0])
+        by_name = {c.variant: c for c in candidates}
+        decision = Decision(
+            operation=request.operation, workload=request.describe(), variant=chosen.name, backend=chosen.backend,
+            device=chosen.device, chain=ranking.order, rule=ranking.rule, reason=reason, set_by=set_by,
+            candidates=tuple(by_name[name] for name in ranking.order), excluded=tuple(excluded),
+            passed_over=passed_over, calls=calls, trial=ranking.trial, context=self.context, table=self.epoch,
+            default=default, notes=notes,
+        )  # fmt: skip
+        expected = by_name[chosen.name].prediction.seconds
+        return Choice(
+            request, decision, {v.name: v for v in fit}, sites,
+            default_s=by_name[default].prediction.seconds,
+            tickets=[ranking.trial] if ranking.trial else [],
+            stride=max(1, min(MOST_STRIDE, int(SAMPLE_S / max(expected, 1e-7)))),
+        )  # fmt: skip
+
+    def adopt(self, choice: Choice) -> None:
+        """Note that calls will run by this choice: what the ledger and the import rule need to know about its class."""
+        decision = choice.decision
+        by_name = {c.variant: c for c in decision.candidates}
+        basis, expected = by_name[decision.default].prediction, by_name[decision.variant].prediction
+        with self._lock:
+            seen = self._class_of(choice.sites[decision.default])
+            seen.default_s, seen.default_known = basis.mean_s, basis.source in ("measured", "nearby")
+            seen.chosen_s = expected.mean_s
+            seen.wishes = {}
+            for c in decision.candidates:
+                gain = expected.mean_s - c.prediction.mean_s
+                if c.import_s and gain > 0.0 and c.prediction.source != "guess":
+                    seen.wishes[c.backend] = max(seen.wishes.get(c.backend, 0.0), gain)
+            if seen.calls:
+                seen.incumbent = decision.variant
+
+    def _class_of(self, site: Site) -> _Class:
+        key = _class_key(site)
+        seen = self._classes.get(key)
+        if seen is None:
+            seen = self._classes[key] = _Class(x=math.log2(max(site.work, 1.0)))
+            self._of_group.setdefault(key[:2], []).append(seen)
+        return seen
+
+    def _insists(self, request: Request, settings: Settings) -> tuple[str | None, str]:
+        """What must be used and who says so; call > scope > process > environment."""
+        if request.require:
+            return request.require, f"require={request.require!r} of the workload"
+        here = scope()
+        if here is not None:
+            return here, f"use({here!r})"
+        if settings.force is not None:
+            return settings.force, settings.origin.get("force", "settings")
+        return None, ""
+
+    def _override(
+        self, request: Request, ranking: Ranking, question: Question, settings: Settings, preferred: str | None,
+        who: str, fit: list[Variant],
+    ) -> tuple[Ranking, str, str, tuple[str, ...]]:  # fmt: skip
+        """Apply requirement, preference, mode and determinism to what the policy says."""
+        by_call = preferred is not None and preferred != "auto"
+        wish = preferred if by_call else settings.prefer
+        source = f"preferred_backend={preferred!r}" if by_call else settings.origin.get("prefer", "prefer")
+        if wish is not None and not who:
+            known = [v.name for v in fit if matches(v, str(wish))]
+            if known:
+                first = next(name for name in ranking.order if name in known)
+                order = (first, *(name for name in ranking.order if name != first))
+                return Ranking(order, "override", "preferred, and able to run"), source, "", ()
+            passed = f"{source} is passed over: {self._why_passed(request, str(wish))}"
+            return ranking, "", passed, ()
+        if who:
+            return Ranking(ranking.order, "required", "nothing else is allowed"), who, "", ()
+        order = (question.default, *(name for name in ranking.order if name != question.default))
+        if request.deterministic:
+            return Ranking(order, "deterministic", "a deterministic workload always takes the default"), "", "", ()
+        if settings.mode != "select" or not self.learning:
+            notes: tuple[str, ...] = ()
+            if ranking.order[0] != question.default and settings.mode == "advise":
+                notes = (f"advice: {ranking.order[0]} ({ranking.reason})",)
+                log.info("%s: %s would be better than %s: %s", request.describe(), ranking.order[0],
+                         question.default, ranking.reason)  # fmt: skip
+            if not self.learning and ranking.rule == "prior":
+                return ranking, "", "", ()  # a shipped prior is not learned, so switching learning off keeps it
+            why = f"mode {settings.mode!r} changes nothing" if settings.mode != "select" else "learning is off"
+            return Ranking(order, "default", why), settings.origin.get("mode", ""), "", notes
+        return ranking, "", "", ()
+
+    def _why_passed(self, request: Request, wish: str) -> str:
+        settings = self.settings()
+        reasons = [
+            f"{v.name}: {why_not(request, v, settings, self.machine, None)}"
+            for v in variants_of(request.known_operation(), self.machine.devices(settings))
+            if matches(v, wish)
+        ]
+        if reasons:
+            return "; ".join(reasons)
+        try:
+            why = registry.available(wish)
+        except (ValueError, BackendUnavailableError) as error:
+            return str(error)
+        return why or f"{request.operation} has no variant on {wish}"
+
+    # ------------------------------------------------------------------------------------------ the parts of a question
+
+    def _candidates(
+        self, request: Request, fit: list[Variant], sites: dict[str, Site], key: ClassKey
+    ) -> tuple[Candidate, ...]:
+        names = tuple(v.name for v in fit)
+        cache = (key, self.context, names)
+        predictions = self._predictions.get(cache)
+        if predictions is None:
+            predictions = self.costs.predict([sites[n] for n in names], [v.backend for v in fit], self.context)
+            if len(self._predictions) > MOST_SIGNATURES:
+                self._predictions.clear()
+            self._predictions[cache] = predictions
+        return tuple(
+            Candidate(v.name, v.backend, v.device, p, *self._cold(request, v, sites[v.name]))
+            for v, p in zip(fit, predictions, strict=True)
+        )
+
+    def _cold(self, request: Request, variant: Variant, site: Site) -> tuple[float, float]:
+        """(import, compile) seconds still to be paid."""
+        import_s = 0.0 if registry.imported(variant.backend) else registry.import_cost_s(variant.backend)
+        compile_s = 0.0 if self.is_warm(request, variant) else self.costs.compile_s(site, variant.backend)
+        return import_s, compile_s
+
+    def _warm_key(self, request: Request, variant: Variant) -> tuple[object, ...]:
+        how = variant.compiles or registry.executor(variant.backend).capabilities.compiles
+        if how == "shape":
+            return (request.operation, variant.name, request.dtype, request.shapes, request.detail)
+        ranks = tuple(map(len, request.shapes)) if how == "dtype" else ()
+        return (request.operation, variant.name, request.dtype, ranks, request.gradient)
+
+    def is_warm(self, request: Request, variant: Variant) -> bool:
+        """Whether this signature has run in this process, so that nothing is left to compile."""
+        return request.known_operation() is None or self._warm_key(request, variant) in self._warm
+
+    def warmed(self, request: Request, variant: Variant) -> None:
+        """Note that this signature has run."""
+        if len(self._warm) > MOST_SIGNATURES:
+            self._warm.clear()
+        self._warm.add(self._warm_key(request, variant))
+
+    def _calls_expected(self, request: Request, site: Site) -> float:
+        """Calls of this signature still to come: as said, else as many as there have been (ski rental)."""
+        if request.expected_calls is not None:
+            return float(request.expected_calls)
+        return max(1.0, self._signatures.get(_signature(site), 0.0))
+
+    def _spent_near(self, key: ClassKey) -> float:
+        """Seconds spent in this class; other sizes of the operation count the less the more classes lie between."""
+        here = self._classes.get(key)
+        if here is None:
+            return 0.0
+        near = self._of_group.get(key[:2], ())
+        return sum(c.spent_s * math.exp2(-abs(c.x - here.x) / NEAR) for c in near)
+
+    def _imports_earned(self, candidates: tuple[Candidate, ...]) -> frozenset[str]:
+        """Backends whose import all the calls so far, of all operations, would have repaid."""
+        pending = {c.backend: c.import_s for c in candidates if c.import_s}
+        if not pending:
+            return frozenset()
+        saved = dict.fromkeys(pending, 0.0)
+        for seen in self._classes.values():
+            for backend, gain in seen.wishes.items():
+                if backend in saved:
+                    saved[backend] += gain * seen.calls
+        return frozenset(b for b, cost in pending.items() if saved[b] >= cost)
+
+    # ------------------------------------------------------------------------------------------ learning
+
+    def learn(self, outcomes: Sequence[Outcome], changed: set[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Take in a batch that the history has applied; returns the groups whose choices must be made again."""
+        with self._lock:
+            failed = set()
+            for outcome in outcomes:
+                self._count(outcome)
+                if outcome.failure is not None:
+                    failed.add((outcome.site.operation, outcome.site.dtype))
+            context = self._read_context(outcomes)
+            flipped = context != self.context
+            self.context = context
+            due = failed if self.frozen else failed | self.machine.breakers.due_groups()
+            for group in changed:
+                tally = self._group.setdefault(group, [0.0, 0.0])
+                if not self.frozen and (tally[0] - tally[1] >= max(1.0, REFIT_GROWTH * tally[1])):
+                    tally[1] = tally[0]
+                    due.add(group)
+            if flipped and not self.frozen:
+                due |= set(self._group)
+            if due:
+                self.costs.forget(due)
+                self._predictions = {k: v for k, v in self._predictions.items() if (k[0][0], k[0][1]) not in due}
+                self.epoch = next(self._epochs)
+            return due
+
+    def _count(self, outcome: Outcome) -> None:
+        site = outcome.site
+        if site.operation == "import":
+            self.ledger.paid(outcome.seconds, 0.0, trial=outcome.rule == "explore")
+            return
+        seen = self._class_of(site)
+        calls = float(outcome.calls)
+        seen.calls += calls
+        seen.spent_s += outcome.seconds * calls
+        signature = _signature(site)
+        if len(self._signatures) > MOST_SIGNATURES:
+            self._signatures.clear()
+        self._signatures[signature] = self._signatures.get(signature, 0.0) + calls
+        self._group.setdefault((site.operation, site.dtype), [0.0, 0.0])[0] += calls
+        basis = seen.default_s if seen.default_known else outcome.seconds
+        trial = outcome.rule == "explore"
+        self.ledger.paid(outcome.seconds * calls, basis * calls, trial=trial, usual=seen.chosen_s if trial else 0.0)
+        if outcome.failure is None:
+            seen.incumbent = seen.incumbent or site.variant
+
+    def _read_context(self, outcomes: Sequence[Outcome]) -> str:
+        return outcomes[-1].context if outcomes else self.context
+
+    def failed(self, request: Request, variant: Variant, failure: Failure, message: str) -> None:
+        """Open the breaker for a listed failure and remember how much memory was too much."""
+        key = breaker_key(request, variant)
+        self.machine.breakers.failed(key, failure, message)
+        if failure is Failure.OUT_OF_MEMORY:
+            place = (request.operation, variant.name, variant.device)
+            self.machine.breakers.too_much(place, request.bytes_of(variant), message)
+
+    def succeeded(self, request: Request, variant: Variant) -> None:
+        """Close the breaker, if one was open, and remember that the signature is warm."""
+        self.machine.breakers.succeeded(breaker_key(request, variant))
+        self.warmed(request, variant)
+        nbytes = request.bytes_of(variant)
+        if nbytes > LARGE_WORKSPACE:  # smaller ones tell nothing about where memory ends
+            self.machine.breakers.fitted((request.operation, variant.name, variant.device), nbytes)
+
+    def clear(self) -> None:
+        """Forget all that was seen (the history was reset)."""
+        with self._lock:
+            self._classes.clear()
+            self._of_group.clear()
+            self._signatures.clear()
+            self._predictions.clear()
+            self._group.clear()
+            self.costs.forget(None)
+            self.epoch = next(self._epochs)
+
+
+def _class_key(site: Site) -> ClassKey:
+    return (site.operation, site.dtype, site.shape_class, site.detail)
+
+
+def _signature(site: Site) -> tuple[ClassKey, float, int]:
+    return (_class_key(site), 0.0, site.size)
+
+
+def _nothing_left(request: Request, excluded: list[tuple[str, str]], insists: str | None, who: str) -> NoCandidateError:
+    listed = "\n".join(f"  {name}: {why}" for name, why in excluded)
+    asked = f"{insists!r} is demanded by {who}, and " if insists else ""
+    if insists and insists not in ("cpu", "gpu", "cuda"):
+        listed = "\n".join(f"  {n}: {w}" for n, w in excluded if "is required" not in w) or (
+            f"  {request.operation} has no variant on {insists}"
+        )
+        try:
+            missing = registry.available(insists)
+        except (ValueError, BackendUnavailableError) as error:
+            missing = str(error)
+        if missing:
+            return _Unavailable(f"{request.describe()}: {asked}it cannot run: {missing}")
+    return NoCandidateError(
+        f"no backend can run {request.describe()}: {asked}every candidate is excluded:\n{listed}\n"
+        "Relax the constraint named above, install another backend, or pass NumPy arrays."
+    )
+
+
+class _Unavailable(NoCandidateError, BackendUnavailableError):
+    """A demanded backend is missing: also an ImportError."""

@@ -1,0 +1,36 @@
+"""The listed failures: which exceptions lead to a fallback. Everything else is the caller's own."""
+
+from __future__ import annotations
+
+from ..executors import registry
+from ..executors.errors import BackendUnavailableError, NoCandidateError, UnsupportedError
+from ..executors.table import BACKENDS
+from ..telemetry.outcome import Failure, Outcome, Site
+
+CURABLE = frozenset({Failure.DRIVER, Failure.TIMEOUT})
+"""Failures that running the very same code again may cure."""
+
+
+def classify(backend: str, error: BaseException) -> Failure | None:
+    """The failure that `error` stands for on `backend`; None: the caller's own, to come out unchanged."""
+    if isinstance(error, NoCandidateError):
+        return None
+    if isinstance(error, BackendUnavailableError):
+        return Failure.UNAVAILABLE
+    if isinstance(error, UnsupportedError):
+        return Failure.UNSUPPORTED
+    if isinstance(error, ModuleNotFoundError):
+        row = BACKENDS.get(backend)
+        library = row.library if row is not None else backend
+        return Failure.UNAVAILABLE if error.name and error.name.split(".")[0] == library else None
+    try:
+        executor = registry.executor(backend)
+    except (ValueError, BackendUnavailableError):
+        return Failure.OUT_OF_MEMORY if isinstance(error, MemoryError) else None
+    found = executor.classify(error)
+    return None if found is Failure.USER_ERROR else found
+
+
+def import_outcome(backend: str, seconds: float, when: float) -> Outcome:
+    """What importing a library cost, as an outcome of its own: it belongs to no single operation."""
+    return Outcome(Site("import", backend, "", "", ""), when, seconds, import_s=seconds)

@@ -1,0 +1,104 @@
+"""The first learner: expected cost with cold starts amortised, a guard, trials by value of information."""
+
+from __future__ import annotations
+
+import math
+
+from .base import Candidate, Policy, Question, Ranking
+
+TIE = 0.03
+"""Within this band noise decides, so the canonical order does."""
+GUARD = 0.05
+"""A learned choice must beat the default by this much, or the default runs."""
+HORIZON = 3.0
+"""Calls to come, as a multiple of those seen. As many again is the ski-rental bound; three was better in replay."""
+
+
+class ValueOfInformation(Policy):
+    """Choose by expected seconds; try a candidate when what it may save exceeds what finding out may cost.
+
+    A trial is proposed when (expected relative gain) x (seconds already spent near this size) x `HORIZON` exceeds
+    its expected loss, cold start included, and the 95 % upper bound of that loss fits the credit.
+    """
+
+    name = "value-of-information"
+
+    def rank(self, question: Question) -> Ranking:
+        """Answer `question`; see the class for the rules."""
+        scores = {c.variant: _score(c, question) for c in question.candidates}
+        order = sorted(question.candidates, key=lambda c: scores[c.variant])
+        best = order[0]
+        default = next((c for c in question.candidates if c.variant == question.default), question.candidates[0])
+        chosen, rule, reason = _choose(question, scores, best, default)
+        rest = [c for c in order if c is not chosen]
+        ranked = (chosen.variant, *(c.variant for c in rest))
+        trial, loss = _trial(question, chosen, rest)
+        return Ranking(ranked, rule, reason, trial, loss)
+
+
+def _score(candidate: Candidate, question: Question) -> float:
+    """Expected seconds a call, with what is still cold divided by the calls still expected."""
+    import_s = 0.0 if candidate.backend in question.import_earned else candidate.import_s
+    return candidate.prediction.mean_s + (import_s + candidate.compile_s) / max(question.calls, 1.0)
+
+
+def _choose(
+    question: Question, scores: dict[str, float], best: Candidate, default: Candidate
+) -> tuple[Candidate, str, str]:
+    floor = scores[best.variant]
+    informed = [c for c in question.candidates if c.prediction.source != "guess" and c.variant in scores]
+    if not informed:
+        return default, "default", "nothing is known about any candidate yet"
+    if best.prediction.source == "guess":
+        known = min(informed, key=lambda c: scores[c.variant])
+        best, floor = known, scores[known.variant]
+    for candidate in question.candidates:  # canonical order
+        if candidate.prediction.source != "guess" and scores[candidate.variant] <= floor * (1.0 + TIE):
+            best = candidate
+            break
+    incumbent = next((c for c in informed if c.variant == question.incumbent), None)
+    if incumbent is not None and scores[incumbent.variant] <= floor * (1.0 + TIE):
+        best = incumbent  # within noise, staying put beats flapping
+    if best is default:
+        if default.prediction.source in ("measured", "nearby"):
+            return default, "learned", "the default is the fastest that is known here"
+        return default, "default", "nothing promises to beat the default"
+    gain = scores[default.variant] / scores[best.variant]
+    if gain < 1.0 + GUARD:
+        return (
+            default,
+            "guard",
+            f"{best.variant} would gain {gain - 1:.1%}, less than the {GUARD:.0%} a change must bring",
+        )
+    rule = "learned" if best.prediction.source in ("measured", "nearby") else "prior"
+    return best, rule, f"expected {gain:.2f}x faster than the default {default.variant}"
+
+
+def _trial(question: Question, chosen: Candidate, rest: list[Candidate]) -> tuple[str | None, float]:
+    """The candidate most worth one call, with the upper bound of its loss; (None, 0.0) where none is."""
+    if not question.explore or question.spent_s <= 0.0:
+        return None, 0.0
+    now = chosen.prediction.mean_s
+    best: tuple[float, str | None, float] = (0.0, None, 0.0)
+    for candidate in rest:
+        belief = candidate.prediction
+        if belief.sigma <= 0.0:
+            continue
+        gain = _expected_gain(now, belief.mu, belief.sigma)
+        import_s = 0.0 if candidate.backend in question.import_earned else candidate.import_s
+        worth = gain / now * question.spent_s * HORIZON
+        cost = max(0.0, belief.mean_s - now) + gain + import_s + candidate.compile_s
+        bound = max(0.0, belief.high - now) + candidate.cold_s
+        if worth > cost and bound <= question.credit_s and worth - cost > best[0]:
+            best = (worth - cost, candidate.variant, bound)
+    return best[1], best[2]
+
+
+def _expected_gain(now: float, mu: float, sigma: float) -> float:
+    """E[max(now - t, 0)] for log-normal t: the Black-Scholes put, with `now` as the strike."""
+    d = (math.log(now) - mu) / sigma
+    return max(0.0, now * _phi(d) - math.exp(mu + 0.5 * sigma * sigma) * _phi(d - sigma))
+
+
+def _phi(z: float) -> float:
+    return 0.5 * math.erfc(-z / math.sqrt(2.0))

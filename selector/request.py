@@ -1,0 +1,127 @@
+"""What a choice depends on, as plain data: made from a workload, or straight from arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+
+import numpy as np
+
+from ..executors.base import Parameters, Shapes, Variant
+from ..telemetry.outcome import Site
+from .operations import Operation, find
+from .workload import ITERATIVE_CALLS, WorkloadCharacteristics, detail_of, shape_class
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One workload, canonical. `key` names it exactly; `detail` and `shape_class` place it in the history."""
+
+    operation: str
+    shapes: Shapes
+    dtype: str
+    parameters: Parameters = field(default_factory=dict)
+    gradient: bool = False
+    residency: str = "numpy"
+    deterministic: bool = False
+    accuracy: float | str = "standard"
+    require: str | None = None
+    work: float | None = None
+    bytes: int | None = None
+    expected_calls: int | None = None
+    shape_class: str = ""
+    detail: str = ""
+
+    @classmethod
+    def from_workload(cls, workload: WorkloadCharacteristics) -> Request:
+        """The request that a workload stands for."""
+        calls = workload.expected_calls
+        if calls is None and workload.is_iterative:
+            calls = ITERATIVE_CALLS
+        shapes = workload.shapes or ((),)
+        return cls(
+            operation=workload.operation_type,
+            shapes=shapes,
+            dtype=workload.dtype or "float64",
+            parameters=dict(workload.parameters),
+            gradient=workload.requires_gradient,
+            residency=workload.residency,
+            deterministic=workload.deterministic,
+            accuracy=workload.accuracy,
+            require=workload.require,
+            work=workload.work,
+            bytes=workload.bytes,
+            expected_calls=calls,
+            shape_class=shape_class(shapes),
+            detail=workload.history_detail,
+        )
+
+    @classmethod
+    def from_arrays(
+        cls, operation: str, shapes: Shapes, dtype: str, parameters: Parameters, gradient: bool, residency: str
+    ) -> Request:
+        """The request of a call on arrays."""
+        detail = detail_of(parameters, gradient, residency)
+        return cls(
+            operation, shapes, dtype, parameters, gradient, residency,
+            shape_class=shape_class(shapes), detail=detail,
+        )  # fmt: skip
+
+    @property
+    def size(self) -> int:
+        """Elements of the first operand."""
+        return prod(self.shapes[0]) if self.shapes else 1
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
+
+    @property
+    def kind(self) -> str:
+        """Library whose arrays hold the data."""
+        return self.residency.partition("@")[0]
+
+    @property
+    def device(self) -> str:
+        """Device on which the data lies."""
+        return self.residency.partition("@")[2] or "cpu"
+
+    def known_operation(self) -> Operation | None:
+        """The registered operation of this name, if there is one."""
+        return find(self.operation)
+
+    def work_of(self, variant: Variant) -> float:
+        """Elementary operations that `variant` needs for it: declared, else counted in elements."""
+        if self.work is not None:
+            return max(self.work, 1.0)
+        operation = self.known_operation()
+        declared = variant.work or (operation.work if operation else None)
+        if declared is not None:
+            return max(float(declared(self.shapes, self.parameters)), 1.0)
+        return max(float(sum(prod(shape) for shape in self.shapes)), 1.0)
+
+    def bytes_of(self, variant: Variant) -> int:
+        """Bytes of operands, result and the variant's workspace, at this dtype."""
+        if self.bytes is not None:
+            moved = float(self.bytes)
+        else:
+            operation = self.known_operation()
+            if operation is not None and operation.bytes is not None:
+                moved = operation.bytes(self.shapes, self.parameters) * self.itemsize / 8.0
+            else:
+                moved = 2.0 * self.itemsize * sum(prod(shape) for shape in self.shapes)
+        if variant.workspace is not None:
+            moved += variant.workspace(self.shapes, self.parameters) * self.itemsize / 8.0
+        return int(moved)
+
+    def site(self, variant: Variant) -> Site:
+        """Where outcomes of `variant` on this request are recorded."""
+        return Site(
+            self.operation, variant.name, self.dtype, self.shape_class, self.detail, self.work_of(variant), self.size
+        )
+
+    def describe(self) -> str:
+        """The request in one line."""
+        shapes = " ".join("x".join(map(str, shape)) or "scalar" for shape in self.shapes)
+        return f"{self.operation} {shapes} {self.dtype}" + (f" ({self.detail})" if self.detail else "")

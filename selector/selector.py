@@ -1,0 +1,486 @@
+"""`IntelligentBackendSelector`: the public object that decides, runs, records and tells."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from ..executors import registry
+from ..executors.breaker import Breakers
+from ..executors.table import BackendType
+from ..telemetry import memory
+from ..telemetry.history import History, HistoryWarning
+from ..telemetry.outcome import Failure, Outcome, Site
+from ..telemetry.summary import summarize
+from . import settings as settings_module
+from .base import CostModel, Policy
+from .constraints import Machine
+from .costs import Curves
+from .decision import Decision
+from .dispatch import Dispatcher
+from .engine import Choice, Engine
+from .failures import classify
+from .monitor import Monitor
+from .operations import find
+from .policy import ValueOfInformation
+from .request import Request
+from .settings import SCOPE, Settings
+from .workload import WorkloadCharacteristics
+
+T = TypeVar("T")
+MOST_WORKLOADS = 8192
+perf_counter = time.perf_counter
+
+
+class _Known:
+    """An entry of the exact table: what a workload's key leads to on the hot path."""
+
+    __slots__ = ("backend", "choice", "request")
+
+    def __init__(self, backend: str, request: Request, choice: Choice) -> None:
+        self.backend = backend
+        self.request = request
+        self.choice = choice
+
+
+class IntelligentBackendSelector:
+    """Chooses a backend for a workload from what this machine has taught, and learns from every outcome.
+
+    Parameters
+    ----------
+    enable_learning : False neither reads the history for choosing nor records; default rules and shipped priors decide.
+    enable_gpu : False leaves accelerators out.
+    history : path, folder, ":memory:", or a `History`; None: the settings' file, else the user's cache folder.
+    policy, costs : replaceable parts; None takes the built-in ones.
+    settings : fixed settings; None follows the process's (environment, `pm.configure`).
+    gpu_memory, host_budget, breakers, clock : readings of the machine, to be injected in tests and replays.
+
+    Notes
+    -----
+    The first decision on an unknown workload takes up to a millisecond and imports nothing; a known one is a dict hit.
+    Selectors in one process that use the same history file share what they learn.
+    """
+
+    def __init__(
+        self, enable_learning: bool = True, enable_gpu: bool = True, *,
+        history: str | os.PathLike[str] | History | None = None, policy: Policy | None = None,
+        costs: CostModel | None = None, settings: Settings | None = None,
+        gpu_memory: memory.GpuMemory | None = None, host_budget: Callable[[], int] | None = None,
+        breakers: Breakers | None = None, clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._fixed = settings
+        self._history_argument = history
+        self._parts = (policy, costs, gpu_memory, host_budget, breakers, clock)
+        self._enable_learning, self._enable_gpu = enable_learning, enable_gpu
+        self._lock = threading.RLock()
+        self._exact: dict[Any, _Known] = {}
+        self._short: dict[tuple[Any, ...], str] = {}
+        self._sites: dict[tuple[Any, str], Site] = {}
+        self._dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
+        self._runners: dict[str, Dispatcher] = {}
+        self._made: Engine | None = None
+        settings_module.on_change(self._settings_changed)
+        self._monitor = Monitor(self)
+
+    # ------------------------------------------------------------------------------------------ deciding
+
+    def select_backend(self, workload: WorkloadCharacteristics, preferred_backend: str | None = None) -> str:
+        """The backend to use for `workload`; under a microsecond once known.
+
+        Parameters
+        ----------
+        workload : the request.
+        preferred_backend : a hint (name, `BackendType`, "auto" or None), passed over where it cannot run; the
+            decision says why. ``workload.require`` is the constraint form.
+
+        Returns
+        -------
+        str
+            A `BackendType` member for built-in backends, the registered name for a user's own.
+
+        Raises
+        ------
+        NoCandidateError
+            Nothing can run it; the message lists each candidate and its reason.
+        """
+        if preferred_backend is None:
+            known = self._exact.get(workload._key)
+            if known is not None and SCOPE.get() is None:
+                return known.backend
+        return self._known(workload, preferred_backend).backend
+
+    def decide(self, workload: WorkloadCharacteristics, preferred_backend: str | None = None) -> Decision:
+        """The whole decision: variant, fallback chain, predictions with intervals, reasons in and out. Pure."""
+        return self._known(workload, preferred_backend).choice.decision
+
+    explain = decide
+
+    def _known(self, workload: WorkloadCharacteristics, preferred: str | None) -> _Known:
+        preferred = _name(preferred)
+        plain = preferred is None and SCOPE.get() is None
+        if plain:
+            known = self._exact.get(workload.key)
+            if known is not None:
+                return known
+        request = Request.from_workload(workload)
+        choice = self._engine.choose(request, preferred)
+        self._engine.adopt(choice)
+        known = _Known(_backend(choice.decision.backend), request, choice)
+        if plain:
+            if len(self._exact) >= MOST_WORKLOADS:
+                self._exact.clear()
+            self._exact[workload.key] = known
+        return known
+
+    def select(
+        self, operation_type: str, data_shape: tuple[int, ...], requires_gradient: bool = False,
+        preferred_backend: str | None = None, dtype: str = "float64",
+    ) -> str:  # fmt: skip
+        """`select_backend` without a workload object: see `pointsman.select_backend`."""
+        key = (operation_type, data_shape, requires_gradient, preferred_backend, dtype)
+        try:
+            found = self._short.get(key)
+        except TypeError:  # a list as a shape
+            found = None
+        if found is not None and SCOPE.get() is None:
+            return found
+        workload = WorkloadCharacteristics(
+            operation_type=operation_type,
+            data_shape=tuple(data_shape),
+            requires_gradient=requires_gradient,
+            dtype=dtype,
+        )
+        backend = self.select_backend(workload, preferred_backend)
+        if SCOPE.get() is None:
+            if len(self._short) >= MOST_WORKLOADS:
+                self._short.clear()
+            self._short[(operation_type, tuple(data_shape), requires_gradient, preferred_backend, dtype)] = backend
+        return backend
+
+    # ------------------------------------------------------------------------------------------ running
+
+    def execute_with_monitoring(
+        self, operation_name: str, backend: str | None, func: Callable[..., T] | Mapping[str, Callable[[], T]],
+        workload: WorkloadCharacteristics, fallback_backends: Sequence[str] | None = None,
+    ) -> T:  # fmt: skip
+        """Run `func`, record the outcome under the workload's operation, fall back on listed failures.
+
+        Parameters
+        ----------
+        operation_name : a label kept with the outcome; learning goes by ``workload.operation_type``.
+        backend : where to run; "auto" or None takes the decision's.
+        func : a mapping {backend: callable without arguments}; a function that takes ``backend``; or a plain closure,
+            which is never run again for a failure that running it again cannot cure.
+        workload : the request.
+        fallback_backends : tried in exactly this order; None takes the decision's own chain, [] forbids fallback.
+
+        Raises
+        ------
+        NoCandidateError
+            Nothing is left; it lists each candidate and what happened. The caller's own exceptions come out unchanged.
+        """
+        result: T = self._monitor.execute(operation_name, backend, func, workload, fallback_backends)
+        return result
+
+    @contextmanager
+    def measure(self, workload: WorkloadCharacteristics) -> Iterator[str]:
+        """Give the backend to use; the time of the block is recorded as its outcome. Never explores.
+
+        Exceptions leave unchanged; a listed failure (out of memory, unsupported, ...) is recorded as one.
+        """
+        known = self._known(workload, None)
+        backend = known.backend
+        started = perf_counter()
+        try:
+            yield backend
+        except Exception as error:
+            failure = classify(backend, error)
+            if failure is not None:
+                self.record(workload, backend, seconds=perf_counter() - started, failure=failure, message=str(error))
+            raise
+        self.record(workload, backend, seconds=perf_counter() - started)
+
+    def record(
+        self, workload: WorkloadCharacteristics, backend: str, *, seconds: float,
+        failure: Failure | str | None = None, message: str = "", label: str = "", cold: bool = False,
+        rule: str = "told",
+    ) -> None:  # fmt: skip
+        """Tell what a run that pointsman did not make took.
+
+        Parameters
+        ----------
+        workload, backend : what ran where.
+        seconds : wall seconds, >= 0, measured after device work had finished.
+        failure : one of `Failure`'s values if it gave no result.
+        label : kept with the outcome.
+        cold : True if the time contains an import or a compilation; it then never enters a steady estimate.
+        rule : what led to the run, for the record.
+
+        Raises
+        ------
+        ValueError
+            Negative or not finite seconds, an unknown backend or failure.
+        """
+        if not (seconds >= 0.0 and seconds < float("inf")):
+            raise ValueError(f"seconds must be finite and not negative, got {seconds!r}")
+        site = self.site(workload, str(backend))
+        if not self._recording():
+            return
+        kind = None if failure is None else Failure(failure)
+        outcome = Outcome(
+            site, self.history.now(), seconds, compile_s=seconds if cold else 0.0,
+            failure=kind, message=message[:500], label=label, rule=rule,
+        )  # fmt: skip
+        if kind is not None and kind is not Failure.USER_ERROR:
+            request = Request.from_workload(workload)
+            variant = self._variant_for(request, site.variant)
+            if variant is not None:
+                self._engine.failed(request, variant, kind, message)
+                self._exact.clear()
+        self.history.record(outcome)
+
+    def site(self, workload: WorkloadCharacteristics, backend: str) -> Site:
+        """Where runs of `workload` on `backend` are recorded."""
+        found = self._sites.get((workload.key, backend))
+        if found is None:
+            registry.row(backend.partition("@")[0].partition("/")[0])
+            request = Request.from_workload(workload)
+            name = self._variant_name(workload, backend)
+            variant = self._variant_for(request, name)
+            if variant is not None:
+                found = request.site(variant)
+            else:
+                found = Site(request.operation, name, request.dtype, request.shape_class, request.detail,
+                             max(request.work or float(request.size), 1.0), request.size)  # fmt: skip
+            if len(self._sites) >= MOST_WORKLOADS:
+                self._sites.clear()
+            self._sites[(workload.key, backend)] = found
+        return found
+
+    def _variant_name(self, workload: WorkloadCharacteristics, backend: str) -> str:
+        """A backend's name stands for the variant that the decision means by it, else for its first one."""
+        operation = find(workload.operation_type)
+        if operation is None:
+            return backend
+        known = self._known(workload, None)
+        if known.choice.variant.backend == backend:
+            return known.choice.variant.name
+        names = [v.name for v in operation.variants if v.backend == backend]
+        return backend if backend in names or not names else names[0]
+
+    def _variant_for(self, request: Request, name: str) -> Any:
+        from .constraints import variants_of
+
+        devices = self._engine.machine.devices(self.settings)
+        return next((v for v in variants_of(request.known_operation(), devices) if v.name == name), None)
+
+    def run(self, operation: str, *args: Any, **kwargs: Any) -> Any:
+        """Run a built-in kernel or registered operation: choose, execute, record in one call."""
+        runner = self._runners.get(operation)
+        if runner is None:
+            runner = self.dispatcher(operation)
+        return runner(*args, **kwargs)
+
+    def dispatcher(self, operation: str) -> Dispatcher:
+        """The dispatcher of a registered operation of this name; ValueError where there is none."""
+        runner = self._runners.get(operation)
+        if runner is None:
+            found = find(operation)
+            if found is None:
+                from .operations import names
+
+                raise ValueError(
+                    f"no operation {operation!r} to run; there are: {', '.join(names())}. "
+                    "Decorate your own function with @pointsman.adaptive."
+                )
+            runner = Dispatcher(found, self._engine, validate=getattr(found, "validate", None))
+            self._runners[operation] = runner
+            self._dispatchers.add(runner)
+        return runner
+
+    def adopt(self, dispatcher: Dispatcher) -> None:
+        """Keep a dispatcher's choices up to date (weakly)."""
+        self._dispatchers.add(dispatcher)
+
+    # ------------------------------------------------------------------------------------------ telling
+
+    def get_performance_summary(self) -> dict[str, Any]:
+        """What was learned, gained, lost and spent, as plain JSON-serialisable data; seconds throughout."""
+        self.history.flush()
+        settings = self.settings
+        out = summarize(self.history, self._default_of)
+        out["learning_enabled"] = self._enable_learning
+        out["mode"] = settings.mode
+        out["exploration"] = {**self._engine.ledger.to_json(settings.explore), "in_all": dict(self.history.ledger)}
+        return out
+
+    def _default_of(self, operation: str) -> str | None:
+        found = find(operation)
+        return found.variants[0].name if found else "numpy"
+
+    def reset_performance_history(self, operation: str | None = None) -> None:
+        """Forget everything, or one operation: file, sketches, tables. Other processes notice at their next write."""
+        self.history.reset(operation)
+        self._engine.clear()
+        self._drop_tables()
+
+    def flush(self) -> None:
+        """Have everything recorded so far on disk and learned from."""
+        self.history.flush()
+
+    def freeze(self) -> None:
+        """Stop changing choices (and exploring) until `thaw`; outcomes are still recorded."""
+        self._engine.frozen = True
+
+    def thaw(self) -> None:
+        """Let choices change again, from everything recorded meanwhile."""
+        self._engine.frozen = False
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self._fixed or settings_module.current()
+
+    @property
+    def history(self) -> History:
+        """Where outcomes go."""
+        return self._engine.history
+
+    # ------------------------------------------------------------------------------------------ the engine
+
+    @property
+    def _engine(self) -> Engine:
+        """Made at the first decision: so that a wrong setting is an error there, and not at import."""
+        made = self._made
+        return made if made is not None else self._make()
+
+    def _make(self) -> Engine:
+        with self._lock:
+            if self._made is not None:
+                return self._made
+            policy, costs, gpu, host_budget, breakers, clock = self._parts
+            settings = self.settings
+            given = self._history_argument
+            if isinstance(given, History):
+                history = given
+            elif not self._enable_learning and given is None:
+                history = History.open(":memory:")  # nothing is read and nothing is recorded
+            else:
+                history = History.open(given if given is not None else settings.history)
+            machine = Machine(
+                gpu or memory.GpuMemory(reserve=settings.gpu_memory_reserve),
+                breakers or Breakers(clock),
+                host_budget or memory.host_budget_bytes,
+                self._enable_gpu,
+            )
+            from ..telemetry.state import State
+
+            model = costs or Curves(history.state if self._enable_learning else State())
+            self._made = Engine(
+                history, machine, policy or ValueOfInformation(), model, lambda: self.settings,
+                learning=self._enable_learning,
+            )  # fmt: skip
+            if self._enable_learning:
+                history.subscribe(self._learn)
+            return self._made
+
+    def _learn(self, outcomes: list[Outcome], changed: set[tuple[str, str]]) -> None:
+        """Called after each batch of outcomes, by the flusher. Trouble here must never reach a caller."""
+        try:
+            due = self._engine.learn(outcomes, changed)
+            if due:
+                self._refresh(due)
+        except Exception as error:
+            warnings.warn(HistoryWarning(f"learning skipped a batch: {type(error).__name__}: {error}"), stacklevel=2)
+
+    def _refresh(self, due: set[tuple[str, str]]) -> None:
+        self._short.clear()
+        for key, known in list(self._exact.items()):
+            request = known.request
+            if (request.operation, request.dtype) in due:
+                self._exact.pop(key, None)
+        for dispatcher in list(self._dispatchers):
+            dispatcher.refresh(due)
+
+    def _drop_tables(self) -> None:
+        self._exact.clear()
+        self._short.clear()
+        self._sites.clear()
+        for dispatcher in list(self._dispatchers):
+            dispatcher.refresh(None)
+
+    def _settings_changed(self) -> None:
+        self._drop_tables()
+
+    def _recording(self) -> bool:
+        return self._enable_learning and self.settings.mode != "off"
+
+
+def _name(preferred: str | None) -> str | None:
+    """A hint's name; "auto" and None mean no hint."""
+    if preferred is None or str(preferred) == "auto":
+        return None
+    return str(preferred)
+
+
+_MEMBERS = {str(member): member for member in BackendType}
+
+
+def _backend(name: str) -> str:
+    return _MEMBERS.get(name, name)
+
+
+_shared: IntelligentBackendSelector | None = None
+_shared_lock = threading.Lock()
+
+
+def default_selector() -> IntelligentBackendSelector:
+    """The selector behind `pm.run`, `pm.select_backend` and `@pm.adaptive`: one for the process."""
+    global _shared
+    if _shared is None:
+        with _shared_lock:
+            if _shared is None:
+                _shared = IntelligentBackendSelector()
+    return _shared
+
+
+def select_backend(
+    operation_type: str, data_shape: tuple[int, ...], requires_gradient: bool = False,
+    preferred_backend: str | None = None, dtype: str = "float64",
+) -> str:  # fmt: skip
+    """The backend for an operation on an array of this shape, from the process's shared selector.
+
+    Parameters
+    ----------
+    operation_type : any name; it is learned under that name.
+    data_shape : shape of the (first) operand.
+    requires_gradient : whether the result must be differentiable.
+    preferred_backend : a hint, passed over where it cannot run.
+    dtype : NumPy-style name.
+
+    Returns
+    -------
+    str
+        A `BackendType` for built-in backends.
+
+    Examples
+    --------
+    >>> import pointsman as pm
+    >>> str(pm.select_backend("my_small_sum", (10,)))
+    'numpy'
+    """
+    return default_selector().select(operation_type, data_shape, requires_gradient, preferred_backend, dtype)
+
+
+select_optimal_backend = select_backend
+
+
+def flush() -> None:
+    """Have everything recorded so far by the shared selector on disk."""
+    default_selector().flush()
