@@ -17,8 +17,8 @@ HORIZON = 3.0
 class ValueOfInformation(Policy):
     """Choose by expected seconds; try a candidate when what it may save exceeds what finding out may cost.
 
-    A trial is proposed when (expected relative gain) x (seconds already spent near this size) x `HORIZON` exceeds
-    its expected loss, cold start included, and the 95 % upper bound of that loss fits the credit.
+    A trial is proposed when (expected relative gain) x (seconds at stake) x `HORIZON` exceeds its
+    expected loss, cold start included, and the 95 % upper bound of that loss fits the credit.
     """
 
     name = "value-of-information"
@@ -76,17 +76,18 @@ def _choose(
 
 def _trial(question: Question, chosen: Candidate, rest: list[Candidate]) -> tuple[str | None, float]:
     """The candidate most worth one call, with the upper bound of its loss; (None, 0.0) where none is."""
-    if not question.explore or question.spent_s <= 0.0:
+    if not question.explore:
         return None, 0.0
     now = chosen.prediction.mean_s
     best: tuple[float, str | None, float] = (0.0, None, 0.0)
     for candidate in rest:
         belief = candidate.prediction
-        if belief.sigma <= 0.0:
+        stake = question.at_stake_s.get(candidate.variant, 0.0)
+        if belief.sigma <= 0.0 or stake <= 0.0:
             continue
         gain = _expected_gain(now, belief.mu, belief.sigma)
         import_s = 0.0 if candidate.backend in question.import_earned else candidate.import_s
-        worth = gain / now * question.spent_s * HORIZON
+        worth = gain / now * stake * HORIZON
         cost = max(0.0, belief.mean_s - now) + gain + import_s + candidate.compile_s
         bound = max(0.0, belief.high - now) + candidate.cold_s
         if worth > cost and bound <= question.credit_s and worth - cost > best[0]:

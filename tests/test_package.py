@@ -1,0 +1,103 @@
+"""The package as installed: public names, laziness in a fresh interpreter, and the files that must travel with it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pointsman as pm
+import pytest
+from pointsman.executors.table import BACKENDS
+
+PUBLIC = """
+BackendType BackendUnavailableError Capabilities Decision Executor Failure HistoryWarning IntelligentBackendSelector
+NoCandidateError Operation PointsmanError UnsupportedError Variant WorkloadCharacteristics adaptive configure convert
+default_selector flush get_backend list_backends print_backend_info register_backend run select_backend
+select_optimal_backend use
+""".split()  # noqa: SIM905 (quotes around each would bury the names)
+
+# Heavy libraries that a plain import must not load: every backend but numpy, and what only some commands need.
+LAZY = {row.library for row in BACKENDS.values()} - {"numpy"} | {"sqlite_utils", "rich", "pandas", "psutil", "pynvml"}
+
+
+def fresh(code: str, tmp_path: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run `code` in an interpreter of its own, with a history of its own."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("POINTSMAN_")}
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**clean, "POINTSMAN_HISTORY": str(tmp_path), **environ}, cwd=tmp_path,
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def loaded_by(code: str, tmp_path: Path) -> set[str]:
+    done = fresh(f"{code}\nimport json, sys; print(json.dumps(sorted(sys.modules)))", tmp_path)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_public_names_are_exactly_these():
+    assert sorted(pm.__all__) == sorted(PUBLIC)
+    for name in PUBLIC:
+        assert getattr(pm, name) is not None
+        assert name in dir(pm)
+
+
+def test_a_wrong_name_lists_the_public_ones():
+    with pytest.raises(AttributeError, match=r"'seletc'.*select_backend"):
+        pm.seletc  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pointsman",
+        "from pointsman import *",
+        "import pointsman as pm; pm.list_backends()",
+        "import pointsman as pm; pm.select_backend('fft', (1_000_000,))",
+        "import pointsman as pm; pm.default_selector().decide("
+        "pm.WorkloadCharacteristics(operation_type='matmul', data_shape=(2000, 2000)))",
+    ],
+    ids=["import", "star", "list", "select", "decide"],
+)
+def test_nothing_heavy_is_loaded_before_something_runs(code, tmp_path):
+    # A decision opens the history and reads the machine, for which psutil is fair.
+    allowed = {"psutil", "pynvml", "sqlite_utils"} if "select" in code or "decide" in code else set()
+    assert not (LAZY - allowed) & loaded_by(code, tmp_path)
+
+
+def test_the_heavy_libraries_are_really_there_to_be_loaded():
+    missing = [row.library for row in BACKENDS.values() if importlib.util.find_spec(row.library) is None]
+    assert not missing, "the test above would pass for want of anything to load"
+
+
+@pytest.mark.parametrize(
+    "name", ["py.typed", "data/README.md", "data/co2.csv", "data/elnino.csv", "data/nile.csv", "data/sunspots.csv"]
+)
+def test_files_that_are_no_modules_travel_with_the_package(name):
+    assert files("pointsman").joinpath(name).is_file()
+
+
+@pytest.mark.parametrize("folder", ["kernels", "selector", "executors", "telemetry"])
+def test_the_mapped_folders_are_installed_under_the_package(folder):
+    found = importlib.util.find_spec(f"pointsman.{folder}")
+    assert found is not None
+    assert found.origin is not None
+    assert Path(found.origin).is_file()
+
+
+def test_the_wheel_is_what_is_tested_when_it_should_be():
+    inside = Path(pm.__file__).is_relative_to(sys.prefix)
+    assert inside or not os.environ.get("TESTED_WHEEL"), f"{pm.__file__} is not the installed wheel"
+
+
+def test_a_wrong_environment_fails_at_the_first_decision_and_not_at_import(tmp_path):
+    done = fresh("import pointsman; print('imported')", tmp_path, POINTSMAN_MODE="fast")
+    assert (done.returncode, done.stdout) == (0, "imported\n")
+    done = fresh("import pointsman as pm; pm.select_backend('fft', (8,))", tmp_path, POINTSMAN_MODE="fast")
+    assert done.returncode == 1
+    assert "POINTSMAN_MODE: found 'fast'; allowed are off, observe, advise, select" in done.stderr
