@@ -1,0 +1,91 @@
+"""The summary as tables for people; the data itself is `IntelligentBackendSelector.get_performance_summary`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def print_summary(summary: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print what was learned, gained, lost and spent.
+
+    Parameters
+    ----------
+    summary : as `get_performance_summary` gives it.
+    console : where to print; None: the standard output.
+    """
+    console = console or Console()
+    if summary["operations"]:
+        console.print(_variants(summary["operations"]))
+    else:
+        console.print("Nothing has been recorded yet: run something, for example `pointsman run fft 1000x4096`.")
+    if summary["recent_backends"]:
+        recent = ", ".join(f"{r['operation']} on {r['variant']}" for r in summary["recent_backends"])
+        console.print(f"recent: {recent}", markup=False)
+    console.print(
+        f"{summary['total_records']} outcomes; against the defaults {seconds(summary['saved_s'])} saved, "
+        f"against the best known {seconds(summary['lost_s'])} lost (estimates, steady calls)"
+    )
+    exploration = summary["exploration"]
+    spent = exploration.get("explored_s", 0.0)
+    console.print(f"exploration: {seconds(spent)} spent in {exploration.get('trials', 0):.0f} trials")
+    history = summary["history"]
+    console.print(f"history: {history['location']} ({history['status']})", soft_wrap=True, markup=False)
+
+
+def _variants(operations: Mapping[str, Any]) -> Table:
+    # Narrow enough for 80 columns, which is what a pipe gets.
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("variant", min_width=32)
+    for name in ("calls", "share", "typical", "mean", "stalls", "first"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for operation, classes in operations.items():
+        for one in classes:
+            title = " ".join(filter(None, (operation, about(one["shape_class"]), one["dtype"], one["detail"])))
+            table.add_row(Text(title, "bold"))
+            best = min((v["typical_s"] for v in one["variants"].values() if v["typical_s"] is not None), default=None)
+            for name, v in sorted(one["variants"].items(), key=lambda item: item[1]["typical_s"] or float("inf")):
+                fastest = v["typical_s"] is not None and v["typical_s"] == best
+                table.add_row(Text(f"{'>' if fastest else ' '} {name}"), *_cells(v))
+                for kind, count in v["failures"].items():
+                    table.add_row(Text(f"    failed {count} times: {kind}"))
+            table.add_section()
+    return table
+
+
+def _cells(v: Mapping[str, Any]) -> list[str]:
+    return [
+        str(v["count"]),
+        f"{v['share']:.0%}",
+        _or_dash(v["typical_s"]),
+        _or_dash(v["mean_s"]),
+        f"{v['stall_rate']:.1%}" if v["stall_rate"] else "-",
+        seconds(v["cold_s"]) if v["cold_count"] else "-",
+    ]
+
+
+def about(shape_class: str) -> str:
+    """A class of shapes as sizes people know: "20x14|8" is "1024x128 16"."""
+    operands = [
+        "x".join("0" if axis == "e" else f"{2 ** (int(axis) / 2):.0f}" for axis in operand.split("x"))
+        for operand in shape_class.split("|")
+        if operand
+    ]
+    return " ".join(operands)
+
+
+def seconds(s: float) -> str:
+    """Seconds in the unit people read: "3.1 ms"."""
+    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
+        if abs(s) >= factor:
+            return f"{s / factor:.3g} {unit}"
+    return f"{s / 1e-9:.3g} ns"
+
+
+def _or_dash(s: float | None) -> str:
+    return "-" if s is None else seconds(s)

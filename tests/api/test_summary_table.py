@@ -1,0 +1,57 @@
+"""The summary as people see it."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from pointsman.summary_table import about, print_summary, seconds
+from rich.console import Console
+
+VARIANT = {
+    "count": 12, "typical_s": 2e-3, "mean_s": 2.5e-3, "expected_s": 2.1e-3, "stall_rate": 0.1, "stall_s": 5e-3,
+    "cold_count": 1, "cold_s": 0.25, "failures": {}, "last_failure": None, "share": 0.75, "rules": {"learned": 12},
+}  # fmt: skip
+FAILED = {
+    **VARIANT, "count": 0, "typical_s": None, "mean_s": None, "stall_rate": 0.0, "cold_count": 0, "cold_s": 0.0,
+    "failures": {"out of memory": 4}, "share": 0.25,
+}  # fmt: skip
+EMPTY = {
+    "operations": {}, "recent_backends": [], "total_records": 0, "saved_s": 0.0, "lost_s": 0.0, "exploration": {},
+    "history": {"location": ":memory:", "status": "ok", "dropped": 0},
+}  # fmt: skip
+
+
+def printed(summary: dict) -> str:
+    out = io.StringIO()
+    print_summary(summary, Console(file=out, width=200))
+    return out.getvalue()
+
+
+def test_every_number_stands_in_the_table():
+    one = {"dtype": "float32", "shape_class": "20x14|8", "detail": "mode='same'",
+           "variants": {"torch": VARIANT, "jax": FAILED}}  # fmt: skip
+    text = printed({**EMPTY, "operations": {"conv": [one]}, "total_records": 17, "saved_s": 3.0, "lost_s": 0.02})
+    for part in ["conv 1024x128 16", "float32 mode='same'", "> torch", "12", "75%", "2 ms", "2.5 ms", "10.0%",
+                 "250 ms", "failed 4 times: out of memory", "17 outcomes", "3 s saved", "20 ms lost"]:  # fmt: skip
+        assert part in text
+    assert text.index("torch") < text.index("jax")  # what was never measured comes last
+
+
+def test_brackets_in_a_name_are_no_markup():
+    one = {"dtype": "float64", "shape_class": "", "detail": "window=(1, 2)", "variants": {"numpy": VARIANT}}
+    assert "solve[red]" in printed({**EMPTY, "operations": {"solve[red]": [one]}})
+
+
+def test_an_empty_history_says_how_to_fill_it():
+    assert "pointsman run" in printed(EMPTY)
+
+
+@pytest.mark.parametrize(("s", "text"), [(2.0, "2 s"), (-0.5, "-500 ms"), (3.14e-5, "31.4 us"), (0.0, "0 ns")])
+def test_seconds_are_read_in_the_fitting_unit(s, text):
+    assert seconds(s) == text
+
+
+def test_an_empty_axis_is_zero():
+    assert about("ex0") == "0x1"
+    assert about("") == ""
