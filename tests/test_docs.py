@@ -1,0 +1,93 @@
+"""The README and the docs: every Python block runs, every command line works, every link leads somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pointsman.executors.table import BackendType
+from pointsman.selector import settings
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for found, text in BLOCK.findall(page.read_text(encoding="utf-8")) if found == language]
+
+
+def interpreter(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("POINTSMAN_")}
+    return subprocess.run(
+        [sys.executable, *argv], cwd=folder, env={**clean, "POINTSMAN_HISTORY": str(folder)}, capture_output=True,
+        text=True, timeout=240, check=False,
+    )  # fmt: skip
+
+
+def test_the_pages_are_there_and_have_code():
+    assert [page.name for page in PAGES if blocks(page, "python")] == [
+        "README.md", "add-a-backend.md", "add-a-kernel.md", "adopt.md", "how-selection-decides.md", "settings.md",
+        "tutorial.md",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+def test_python_blocks_run_in_order(page, tmp_path):
+    script = tmp_path / "page.py"
+    script.write_text("\n\n".join(blocks(page, "python")), encoding="utf-8")
+    done = interpreter(tmp_path, str(script))
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+
+
+def test_the_first_example_prints_a_decision(tmp_path):
+    first = blocks(PAGES[0], "python")[0]
+    assert len(first.strip().splitlines()) <= 12
+    done = interpreter(tmp_path, "-c", first)
+    assert "-> " in done.stdout
+    assert "numpy" in done.stdout
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "console")], ids=lambda page: page.name)
+def test_command_lines_work(page, tmp_path):
+    lines = [line[2:] for block in blocks(page, "console") for line in block.splitlines() if line.startswith("$ ")]
+    ours = [shlex.split(line)[1:] for line in lines if line.startswith("pointsman ")]
+    for argv in ours:
+        done = interpreter(tmp_path, "-m", "pointsman.cli", *argv)
+        assert (done.returncode, bool(done.stdout)) == (0, True), f"{argv}: {done.stderr}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
+    assert not [target for target in targets if not (page.parent / target).exists()]
+
+
+def test_the_first_screen_of_the_readme_says_what_it_must():
+    screen = PAGES[0].read_text(encoding="utf-8").split("\n---\n")[0]
+    assert len(screen.splitlines()) <= 45
+    assert len(re.findall(r"^- ", screen, re.MULTILINE)) == 4
+    for part in ("pip install", "When not to use it", "Last bits may change"):
+        assert part in screen
+
+
+def test_every_setting_stands_in_the_table():
+    text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert set(settings._VARIABLES) <= set(re.findall(r"`(POINTSMAN_[A-Z_]+)`", text))
+    for variable, field in settings._VARIABLES.items():
+        assert f"| `{variable}` | `{field}` |" in text
+    for mode in settings.MODES:
+        assert f"`{mode}`" in text
+
+
+def test_the_glossary_names_only_backends_that_exist():
+    row = next(
+        line for line in (ROOT / "docs" / "glossary.md").read_text().splitlines() if line.startswith("| backend")
+    )
+    assert set(re.findall(r"`(\w+)`", row)) <= set(BackendType)
