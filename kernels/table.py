@@ -1,0 +1,14 @@
+"""The built-in operations: name -> module whose `OPERATION` is the kernel. One line per member."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+KERNELS: Mapping[str, str] = {
+    "matmul": "pointsman.kernels.matmul",
+    "fft": "pointsman.kernels.fft",
+    "conv": "pointsman.kernels.conv",
+    "element_wise": "pointsman.kernels.element_wise",
+    "reduction": "pointsman.kernels.reduction",
+    "derivative": "pointsman.kernels.derivative",
+}

@@ -1,0 +1,344 @@
+"""Every variant of every kernel against its contract; the grid derives from the tables.
+
+GPU variants have their own named list in tests/gpu. Errors are relative to the largest reference magnitude.
+"""
+
+from __future__ import annotations
+
+import doctest
+import functools
+import importlib
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from pointsman.executors import registry
+from pointsman.executors.conversion import kind_of
+from pointsman.executors.prepare import prepare
+from pointsman.kernels.table import KERNELS
+from pointsman.selector import operations
+
+OPERATIONS = {name: operations.find(name) for name in KERNELS}
+PAIRS = [(name, v.name) for name, k in OPERATIONS.items() for v in k.variants if v.device == "cpu"]
+SIZES = (10, 1001, 20_000)
+
+kernels = pytest.mark.parametrize("name", list(KERNELS))
+pairs = pytest.mark.parametrize(("name", "variant"), PAIRS, ids=lambda part: part)
+
+
+def by_dtype(only=None):
+    """Parametrize over kernels x variants x dtypes that the variant computes in."""
+    grid = [
+        pytest.param(name, variant, dtype, id=f"{name}-{variant}-{dtype}")
+        for name, variant in PAIRS
+        for dtype in OPERATIONS[name].tolerances
+        if dtype in (OPERATIONS[name].variant(variant).dtypes or OPERATIONS[name].tolerances)
+        and (only is None or dtype in only)
+    ]
+    return pytest.mark.parametrize(("name", "variant", "dtype"), grid)
+
+
+@functools.cache
+def prepared(name, variant, kinds, names):
+    return prepare(OPERATIONS[name].variant(variant), kinds, dict.fromkeys(names))
+
+
+def call(name, variant, args, kwargs):
+    return prepared(name, variant, tuple(kind_of(a) for a in args), tuple(kwargs)).call(*args, **kwargs)
+
+
+@functools.cache
+def sampled(name, size, dtype):
+    args, kwargs = OPERATIONS[name].sample(np.random.default_rng(size), size, dtype)
+    return args, kwargs, OPERATIONS[name].reference(*args, **kwargs)
+
+
+def supported(name, variant, args, kwargs):
+    supports = OPERATIONS[name].variant(variant).supports
+    return supports is None or supports(tuple(a.shape for a in args), kwargs) is None
+
+
+def suitable(name, variant, size, dtype):
+    """A sample, or a case with more axes for variants that need them."""
+    args, kwargs = OPERATIONS[name].sample(np.random.default_rng(size), size, dtype)
+    if not supported(name, variant, args, kwargs):
+        args, kwargs = OPERATIONS[name].cases["two axes" if name == "conv" else "batched"](
+            np.random.default_rng(size), dtype
+        )
+    return args, kwargs
+
+
+def result_dtype(name, dtype):
+    if name == "fft":
+        return np.result_type(dtype, np.complex64)
+    return np.dtype(dtype)
+
+
+def assert_agrees(name, variant, dtype, args, kwargs, expected):
+    """Value, shape, dtype, a fresh writable result, and inputs as they were."""
+    kernel = OPERATIONS[name]
+    kernel.validate(*args, **kwargs)
+    before = [a.copy() for a in args]
+    found = call(name, variant, args, kwargs)
+    what = f"{name} {variant} {dtype} {[a.shape for a in args]} {kwargs}"
+    assert found.dtype == result_dtype(name, dtype), what
+    assert found.shape == np.shape(expected), what
+    if found.ndim:
+        assert type(found) is np.ndarray, what
+        assert found.flags.writeable, what
+        assert not any(np.shares_memory(found, a) for a in args), what
+    else:
+        assert isinstance(found, np.generic), what
+    for a, b in zip(args, before, strict=True):
+        assert np.array_equal(a, b, equal_nan=True), f"{what}: an input was changed"
+    if np.size(expected):
+        bound = kernel.variant(variant).accuracy.get(dtype, kernel.tolerances[dtype])
+        assert np.max(np.abs(found - expected)) <= bound * np.max(np.abs(expected)), what
+
+
+@by_dtype()
+def test_agrees_with_the_reference(name, variant, dtype):
+    for size in SIZES:
+        args, kwargs, expected = sampled(name, size, dtype)
+        if supported(name, variant, args, kwargs):
+            assert_agrees(name, variant, dtype, args, kwargs, expected)
+
+
+@by_dtype()
+def test_agrees_on_every_named_case(name, variant, dtype):
+    kernel = OPERATIONS[name]
+    for case in kernel.cases.values():
+        args, kwargs = case(np.random.default_rng(3), dtype)
+        if supported(name, variant, args, kwargs):
+            assert_agrees(name, variant, dtype, args, kwargs, kernel.reference(*args, **kwargs))
+
+
+@kernels
+def test_every_variant_supports_some_input_of_the_contract(name):
+    kernel = OPERATIONS[name]
+    inputs = [kernel.sample(np.random.default_rng(0), 100, "float64")]
+    inputs += [case(np.random.default_rng(0), "float64") for case in kernel.cases.values()]
+    for variant in kernel.variants:
+        assert any(supported(name, variant.name, *given) for given in inputs), variant.name
+
+
+@by_dtype(only=["float64"])
+def test_any_layout_gives_the_same_value(name, variant, dtype):
+    (x, *rest), kwargs = suitable(name, variant, 1001, dtype)
+    expected = OPERATIONS[name].reference(x, *rest, **kwargs)
+    strided = np.zeros((*x.shape[:-1], 2 * x.shape[-1]))
+    strided[..., ::2] = x
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    for given in (strided[..., ::2], x[..., ::-1].copy()[..., ::-1], frozen):
+        assert_agrees(name, variant, dtype, (given, *rest), kwargs, expected)
+
+
+@by_dtype(only=["float32"])
+def test_a_nan_reaches_at_least_what_depends_on_it(name, variant, dtype):
+    args, kwargs = suitable(name, variant, 1001, dtype)
+    args[0].reshape(-1)[args[0].size // 2] = np.nan
+    with np.errstate(invalid="ignore"):
+        expected = OPERATIONS[name].reference(*args, **kwargs)
+        found = call(name, variant, args, kwargs)
+    assert np.isnan(expected).any()
+    assert np.isnan(found)[np.isnan(expected)].all()
+
+
+# ------------------------------------------------------------------------------------------------------ laws
+
+
+def adjoint(name, variant, args, kwargs, y):
+    """The adjoint of the operation in its first operand, by the same variant (pylops' dot-test)."""
+    x = args[0]
+    if name == "matmul":
+        return call(name, variant, (y, args[1].T), {})
+    if name == "fft":
+        return np.conj(call(name, variant, (np.conj(y),), kwargs))
+    if name == "derivative":
+        return call(name, variant, (y[::-1].copy(),), kwargs)[::-1]
+    k = args[1]
+    back = call(name, variant, (y, np.flip(k).copy()), {"mode": "full"})
+    return back[tuple(slice(m - 1, m - 1 + n) for m, n in zip(k.shape, x.shape, strict=True))]
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"), [p for p in PAIRS if p[0] in ("matmul", "fft", "derivative", "conv")], ids=lambda part: part
+)
+def test_dot_test_and_linearity(name, variant):
+    dtype = "complex128" if name == "fft" else "float64"
+    args, kwargs = suitable(name, variant, 100, dtype)
+    rng = np.random.default_rng(6)
+    image = call(name, variant, args, kwargs)
+    y = rng.standard_normal(image.shape).astype(dtype)
+    forth, back = np.vdot(y, image), np.vdot(adjoint(name, variant, args, kwargs, y), args[0])
+    assert forth == pytest.approx(back, abs=1e-12 * np.linalg.norm(y) * np.linalg.norm(image))
+    other = rng.standard_normal(args[0].shape).astype(dtype)
+    mixed = call(name, variant, (2.0 * args[0] - 3.0 * other, *args[1:]), kwargs)
+    expected = 2.0 * image - 3.0 * call(name, variant, (other, *args[1:]), kwargs)
+    assert mixed == pytest.approx(expected, abs=1e-11 * np.max(np.abs(expected)))
+
+
+GRADIENTS = [(n, v) for n, v in PAIRS if OPERATIONS[n].variant(v).gradients]
+
+
+def tiny(name):
+    sizes = {"conv": 9, "matmul": 9}
+    return OPERATIONS[name].sample(np.random.default_rng(7), sizes.get(name, 6), "float64")
+
+
+@pytest.mark.parametrize(("name", "variant"), [p for p in GRADIENTS if p[1].startswith("torch")], ids=lambda p: p)
+def test_torch_gradients_are_right_in_every_operand(name, variant):
+    import torch
+
+    args, kwargs = tiny(name)
+    function = OPERATIONS[name].variant(variant).load()
+    tensors = [torch.tensor(a, requires_grad=True) for a in args]
+    assert torch.autograd.gradcheck(lambda *xs: function(*xs, **kwargs), tensors)
+
+
+@pytest.mark.parametrize(("name", "variant"), [p for p in GRADIENTS if p[1].startswith("jax")], ids=lambda p: p)
+def test_jax_gradients_are_right_in_every_operand(name, variant):
+    import jax
+
+    args, kwargs = tiny(name)
+    function = OPERATIONS[name].variant(variant).load()
+    with registry.executor("jax").scope():
+
+        def total(*xs):
+            y = function(*xs, **kwargs)
+            return (y.real**2 + y.imag**2).sum() if y.dtype.kind == "c" else (y**2).sum()
+
+        found = jax.grad(total, argnums=tuple(range(len(args))))(*(jax.numpy.array(a) for a in args))
+        for place, gradient in enumerate(found):
+            for index in ((0,) * args[place].ndim, (-1,) * args[place].ndim):
+                h, ends = 1e-6, []
+                for sign in (1, -1):
+                    moved = [a.copy() for a in args]
+                    moved[place][index] += sign * h
+                    ends.append(float(total(*(jax.numpy.array(a) for a in moved))))
+                assert float(gradient[index]) == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-5, abs=1e-6)
+
+
+def test_every_variant_of_a_differentiating_backend_claims_gradients():
+    for name, variant in PAIRS:
+        backend = OPERATIONS[name].variant(variant).backend
+        assert OPERATIONS[name].variant(variant).gradients == registry.executor(backend).capabilities.gradients
+
+
+# ------------------------------------------------------------------------------------------------ declarations
+
+
+@kernels
+def test_declared_costs_grow_with_size(name):
+    kernel = OPERATIONS[name]
+    rising = [kernel.work, kernel.bytes, *(c for v in kernel.variants for c in (v.work, v.workspace) if c is not None)]
+    for cost in rising:
+        costs = []
+        for size in (1, 10, 100, 1000, 10_000, 100_000):
+            args, kwargs = kernel.sample(np.random.default_rng(0), size, "float32")
+            costs.append(cost(tuple(a.shape for a in args), kwargs))
+        assert all(isinstance(c, float) and math.isfinite(c) and c > 0 for c in costs), (name, costs)
+        assert costs == sorted(set(costs)), (name, costs)
+
+
+@kernels
+def test_declared_costs_take_what_a_bare_description_tells(name):
+    """A workload may name one shape and no parameters; empty axes are legal."""
+    kernel = OPERATIONS[name]
+    for shapes in (((8, 8),), ((8,),), ((0, 3),)):
+        for cost in (
+            kernel.work,
+            kernel.bytes,
+            *(v.work for v in kernel.variants),
+            *(v.workspace for v in kernel.variants),
+        ):
+            assert cost is None or cost(shapes, {}) >= 0.0
+
+
+@kernels
+def test_the_contract_is_complete(name):
+    kernel = OPERATIONS[name]
+    first = kernel.variants[0]
+    assert kernel.name == name
+    assert first.backend == "numpy", "the default needs nothing but the base install"
+    assert first.dtypes is None
+    assert first.supports is None, "the default runs whatever is valid"
+    assert len({v.name for v in kernel.variants}) == len(kernel.variants)
+    assert {v.backend for v in kernel.variants} <= set(registry.names())
+    for variant in kernel.variants:
+        assert variant.name.partition("@")[0].partition("/")[0] == variant.backend
+        assert (variant.device == "cpu") == ("@" not in variant.name)
+        assert set(variant.accuracy) <= set(kernel.tolerances)
+    module = importlib.import_module(KERNELS[name])
+    for section in ("Accuracy:", "Units:", "Source:", "NaN", ">>>"):
+        assert section in module.__doc__, f"{KERNELS[name]} does not document {section}"
+    assert doctest.testmod(module) == doctest.TestResults(0, doctest.testmod(module).attempted)
+
+
+X, M, C = np.ones(8), np.ones((3, 4)), np.ones(8, complex)
+WRONG = {
+    "matmul": [
+        ((X, X), {}, ValueError, r"a must have at least 2 axes; got shape \(8,\)"),
+        ((M, M), {}, ValueError, r"must agree; got shapes \(3, 4\) and \(3, 4\)"),
+        ((np.ones((2, 3, 4)), np.ones((5, 4, 3))), {}, ValueError, "leading axes of a and b must broadcast"),
+        ((M, np.ones((4, 3), "float32")), {}, TypeError, "one dtype; got a float64, b float32"),
+        ((M, np.ones((4, 3), int)), {}, TypeError, "b must have dtype float32 or .* got int64"),
+    ],
+    "fft": [
+        (([1.0, 2.0],), {}, TypeError, "x must be an array; got list"),
+        ((np.array(1.0),), {}, ValueError, "at least 1 axes"),
+        ((np.ones((3, 0)),), {}, ValueError, r"at least one sample .* got shape \(3, 0\)"),
+        ((X,), {"n": 0}, ValueError, "n must be None or a whole number of at least 1; got 0"),
+        ((X,), {"n": 2.5}, ValueError, "got 2.5"),
+        ((X,), {"norm": "orthogonal"}, ValueError, "None, 'backward', 'ortho', 'forward'; got 'orthogonal'"),
+        ((X.astype("float16"),), {}, TypeError, "got float16"),
+    ],
+    "conv": [
+        ((X, M), {}, ValueError, r"one axis, or two where x has two; got shapes \(8,\) and \(3, 4\)"),
+        ((X, np.ones((2, 2, 2))), {}, ValueError, "k must have one axis"),
+        ((X, X[:0]), {}, ValueError, "k must have at least one sample"),
+        ((X[:0], X), {}, ValueError, "x must have at least one sample"),
+        ((X, X), {"mode": "valid"}, ValueError, "'full', 'same'; got 'valid'"),
+        ((X, C), {}, TypeError, "one dtype; got x float64, k complex128"),
+    ],
+    "element_wise": [((C,), {}, TypeError, "got complex128"), ((3.0,), {}, TypeError, "must be an array; got float")],
+    "reduction": [((C,), {}, TypeError, "got complex128"), ((np.ones(3, int),), {}, TypeError, "got int64")],
+    "derivative": [
+        ((X,), {"order": 2.5}, ValueError, "between -2 and 2; got 2.5"),
+        ((X,), {"order": math.nan}, ValueError, "got nan"),
+        ((X,), {"order": "half"}, TypeError, "order must be a real number; got 'half'"),
+        ((X,), {"order": 0.5, "step": 0.0}, ValueError, "step must be positive and finite; got 0.0"),
+        ((X,), {"order": 0.5, "step": math.inf}, ValueError, "got inf"),
+        ((C,), {"order": 0.5}, TypeError, "got complex128"),
+        ((np.array(1.0),), {"order": 0.5}, ValueError, "at least 1 axes"),
+    ],
+}
+
+
+@pytest.mark.parametrize(("name", "wrong"), [(n, w) for n in KERNELS for w in WRONG[n]])
+def test_wrong_arguments_are_named_before_any_variant_runs(name, wrong):
+    args, kwargs, kind, message = wrong
+    with pytest.raises(kind, match=f"^{name}: .*{message}"):
+        OPERATIONS[name].validate(*args, **kwargs)
+
+
+@kernels
+def test_arrays_of_other_libraries_are_valid_arguments(name):
+    import torch
+
+    args, kwargs = OPERATIONS[name].sample(np.random.default_rng(0), 10, "float32")
+    OPERATIONS[name].validate(*(torch.from_numpy(a) for a in args), **kwargs)
+
+
+def test_importing_every_kernel_loads_no_backend_but_numpy():
+    libraries = {registry.row(name).library for name in registry.names()} - {"numpy"}
+    code = (
+        "import sys, importlib\nfrom pointsman.kernels.table import KERNELS\n"
+        "for m in KERNELS.values(): importlib.import_module(m)\n"
+        f"print(sorted(set(sys.modules) & {libraries!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
