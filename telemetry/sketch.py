@@ -1,0 +1,289 @@
+"""What is remembered of one (cell, context): a decayed histogram of steady seconds, cold costs and failures."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from heapq import nlargest
+from typing import Any
+
+import numpy as np
+
+from .levels import BINS_PER_OCTAVE, RECENT, Bins, Levels, levels
+from .outcome import Failure, Outcome
+
+HALF_LIFE_S = 86_400.0
+"""Age at which a steady time counts half."""
+
+_EPOCH_S = 64 * HALF_LIFE_S  # weights stay within 2**64 of their landmark
+_NEGLIGIBLE = 2.0**-80  # below the rounding of any sum with the newest time, whose weight is at least one
+_MANY = 32  # from here on NumPy is faster than a loop (measured)
+_SHORTEST_S = 1e-9
+
+
+class Sketch:
+    """Bounded memory of any number of outcomes; merging sketches is the same as adding their outcomes to one.
+
+    Neither the order of arrival nor the split into sub-sketches changes what is read out, up to rounding. Durations
+    are wall seconds. Read-outs of steady times are NaN while there are none.
+    """
+
+    __slots__ = (
+        "_levels",
+        "bins",
+        "calls",
+        "chosen",
+        "cold_count",
+        "cold_total_s",
+        "count",
+        "epoch",
+        "failures",
+        "last_failure",
+        "last_seen",
+        "last_when",
+        "recent",
+        "total_s",
+        "work_sum",
+    )
+
+    def __init__(self) -> None:
+        self.count = 0  # steady times measured
+        self.calls = 0  # steady calls they stand for: short calls are sampled
+        self.total_s = 0.0  # of those calls
+        self.work_sum = 0.0  # of log2(work)
+        self.epoch = 0  # the landmark of the weights, in units of 64 half-lives
+        self.bins: Bins = {}
+        self.recent: list[tuple[float, float, float]] = []  # (when, seconds, log2 of work), in order
+        self.last_when = 0.0  # of the steady times: the weights refer to it
+        self.last_seen = 0.0  # of anything
+        self.chosen: Counter[str] = Counter()
+        self.cold_count = 0
+        self.cold_total_s = 0.0
+        self.failures: Counter[Failure] = Counter()
+        self.last_failure: tuple[float, str] | None = None
+        self._levels: Levels | None = None
+
+    def add(self, outcome: Outcome) -> None:
+        """Take in one outcome: a failure, a cold time or a steady time."""
+        self.add_many((outcome,))
+
+    def add_many(self, outcomes: Iterable[Outcome]) -> None:
+        """Take in outcomes that belong to this cell and context."""
+        steady = []
+        site, work = None, 0.0
+        for outcome in outcomes:
+            if outcome.when > self.last_seen:
+                self.last_seen = outcome.when
+            if outcome.failure is not None:
+                self._add_failure(outcome)
+                continue
+            calls = outcome.calls
+            if outcome.rule:
+                self.chosen[outcome.rule] += calls
+            if outcome.import_s > 0.0 or outcome.compile_s > 0.0:  # outcome.cold, without the call
+                self.cold_count += 1
+                self.cold_total_s += outcome.import_s + outcome.compile_s
+                continue
+            if outcome.site is not site:
+                site = outcome.site
+                work = math.log2(max(site.work, 1.0))
+            seconds = max(outcome.seconds, _SHORTEST_S)
+            steady.append((outcome.when, seconds, work))
+            self.calls += calls
+            self.total_s += seconds * calls
+        if steady:
+            self._add_steady(steady)
+            self._levels = None
+
+    def merge(self, other: Sketch) -> None:
+        """Take in all that `other` holds, as if its outcomes had been added here."""
+        if other.epoch > self.epoch:
+            self._rescale(other.epoch)
+        factor = 2.0 ** (64 * (other.epoch - self.epoch))
+        for index, (weight, seconds) in other.bins.items():
+            self._put(index, weight * factor, seconds * factor)
+        self.count += other.count
+        self.calls += other.calls
+        self.total_s += other.total_s
+        self.work_sum += other.work_sum
+        self.recent = sorted(nlargest(RECENT, self.recent + other.recent))
+        self.last_when = max(self.last_when, other.last_when)
+        self.last_seen = max(self.last_seen, other.last_seen)
+        self.chosen.update(other.chosen)
+        self.cold_count += other.cold_count
+        self.cold_total_s += other.cold_total_s
+        self.failures.update(other.failures)
+        self.last_failure = max(self.last_failure or (-math.inf, ""), other.last_failure or (-math.inf, ""))
+        if self.last_failure[0] == -math.inf:
+            self.last_failure = None
+        self._levels = None
+
+    def copy(self) -> Sketch:
+        """An independent sketch of the same content."""
+        twin = Sketch()
+        for name in self.__slots__:
+            setattr(twin, name, getattr(self, name))
+        twin.bins, twin.recent = dict(self.bins), list(self.recent)
+        twin.chosen, twin.failures = Counter(self.chosen), Counter(self.failures)
+        return twin
+
+    # Read-outs
+
+    @property
+    def levels(self) -> Levels:
+        """All read-outs of the steady times, computed once per change."""
+        if self._levels is None:
+            newest = 2.0 ** (self.epoch * 64 - self.last_when / HALF_LIFE_S)  # the newest time then weighs one
+            bins = {index: (weight * newest, seconds * newest) for index, (weight, seconds) in self.bins.items()}
+            self._levels = levels(bins, [seconds for _, seconds, _ in self.recent], self.count)
+        return self._levels
+
+    @property
+    def low_s(self) -> float:
+        """25 % quantile."""
+        return self.levels.low_s
+
+    @property
+    def median_s(self) -> float:
+        """50 % quantile."""
+        return self.levels.median_s
+
+    @property
+    def mean_s(self) -> float:
+        """Mean of everything, stalls included, recent times counting more."""
+        return self.levels.mean_s
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the natural logarithm of the unstalled times, estimated from quartiles."""
+        return self.levels.spread
+
+    @property
+    def stall_rate(self) -> float:
+        """Share of calls that stall; one isolated stall counts as none."""
+        return self.levels.stall_rate
+
+    @property
+    def stall_s(self) -> float:
+        """Mean length of a stall beyond the unstalled time, in seconds; 0 without any."""
+        return self.levels.stall_s
+
+    @property
+    def expected_s(self) -> float:
+        """What one more call is expected to cost: unstalled time plus stall rate times stall length."""
+        return self.levels.expected_s
+
+    @property
+    def log2_work(self) -> float:
+        """Mean of log2(work) of the steady times; 0 without any."""
+        return self.work_sum / self.count if self.count else 0.0
+
+    @property
+    def cold_s(self) -> float:
+        """Mean seconds of import and compilation of the cold times; 0 without any."""
+        return self.cold_total_s / self.cold_count if self.cold_count else 0.0
+
+    @property
+    def failure_count(self) -> int:
+        """Attempts that gave no result."""
+        return self.failures.total()
+
+    @property
+    def records(self) -> int:
+        """Outcomes taken in: steady, cold and failed."""
+        return self.count + self.cold_count + self.failure_count
+
+    # Storage
+
+    def to_json(self) -> dict[str, Any]:
+        """Content as plain data with short keys; `from_json` gives the same sketch back, to nine digits."""
+        data: dict[str, Any] = {
+            "n": self.count,
+            "m": self.calls,
+            "t": self.total_s,
+            "w": self.work_sum,
+            "e": self.epoch,
+            "z": self.last_when,
+            "s": self.last_seen,
+            "b": [n for index, (weight, s) in self.bins.items() for n in (index, _short(weight), _short(s))],
+            "r": [n for when, seconds, work in self.recent for n in (round(when, 6), _short(seconds), round(work, 4))],
+        }
+        if self.chosen:
+            data["c"] = dict(self.chosen)
+        if self.cold_count:
+            data["k"] = [self.cold_count, self.cold_total_s]
+        if self.last_failure is not None:
+            data["f"] = {str(kind): count for kind, count in self.failures.items()}
+            data["l"] = list(self.last_failure)
+        return data
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Sketch:
+        """Inverse of `to_json`; raises KeyError, TypeError or ValueError for anything else."""
+        sketch = cls()
+        sketch.count, sketch.total_s, sketch.work_sum = data["n"], data["t"], data["w"]
+        sketch.calls = data.get("m", sketch.count)  # the first schema knew no sampling
+        sketch.epoch, sketch.last_when, sketch.last_seen = data["e"], data["z"], data["s"]
+        flat = data["b"]
+        sketch.bins = dict(zip(flat[::3], zip(flat[1::3], flat[2::3], strict=True), strict=True))
+        flat = data["r"]
+        sketch.recent = list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
+        sketch.chosen.update(data.get("c", {}))
+        sketch.cold_count, sketch.cold_total_s = data.get("k", (0, 0.0))
+        sketch.failures.update({Failure(kind): count for kind, count in data.get("f", {}).items()})
+        if "l" in data:
+            sketch.last_failure = (data["l"][0], data["l"][1])
+        return sketch
+
+    # How it is kept
+
+    def _add_failure(self, outcome: Outcome) -> None:
+        assert outcome.failure is not None
+        self.failures[outcome.failure] += 1
+        self.last_failure = max(self.last_failure or (-math.inf, ""), (outcome.when, outcome.message))
+
+    def _add_steady(self, steady: list[tuple[float, float, float]]) -> None:
+        newest = max(steady)[0]
+        if newest >= (self.epoch + 1) * _EPOCH_S:
+            self._rescale(int(newest // _EPOCH_S))
+        landmark = self.epoch * _EPOCH_S
+        if len(steady) < _MANY:
+            for when, seconds, work in steady:
+                weight = 2.0 ** ((when - landmark) / HALF_LIFE_S)
+                self._put(math.floor(BINS_PER_OCTAVE * math.log2(seconds)), weight, weight * seconds)
+                self.work_sum += work
+        else:
+            self._add_array(np.array(steady), landmark)
+        self.count += len(steady)
+        self.last_when = max(self.last_when, newest)
+        self.recent = sorted(nlargest(RECENT, self.recent + steady))
+
+    def _add_array(self, steady: np.ndarray[Any, Any], landmark: float) -> None:
+        whens, seconds, works = steady.T
+        weights = np.exp2((whens - landmark) / HALF_LIFE_S)
+        indices = np.floor(BINS_PER_OCTAVE * np.log2(seconds)).astype(np.int64)
+        first = int(indices.min())
+        weight = np.bincount(indices - first, weights)
+        weighted = np.bincount(indices - first, weights * seconds)
+        for offset in np.flatnonzero(weight).tolist():
+            self._put(first + offset, float(weight[offset]), float(weighted[offset]))
+        self.work_sum += float(works.sum())
+
+    def _put(self, index: int, weight: float, seconds: float) -> None:
+        before = self.bins.get(index, (0.0, 0.0))
+        total = before[0] + weight
+        if total > _NEGLIGIBLE:
+            self.bins[index] = (total, before[1] + seconds)
+
+    def _rescale(self, epoch: int) -> None:
+        factor = 2.0 ** (64 * (self.epoch - epoch))
+        self.epoch = epoch
+        bins, self.bins = self.bins, {}
+        for index, (weight, seconds) in bins.items():
+            self._put(index, weight * factor, seconds * factor)
+
+
+def _short(number: float) -> float:
+    """`number` to nine digits: a third of the reading time, far below what a clock tells."""
+    return float(f"{number:.9g}")

@@ -1,0 +1,555 @@
+"""Whatever befalls the history file or the processes that share it: one warning, and nothing counted twice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+
+import pytest
+from pointsman.telemetry import files, schema
+from pointsman.telemetry.history import History, HistoryWarning
+from pointsman.telemetry.outcome import Outcome, Site
+
+SITE = Site("fft", "numpy", "float64", "20", "", 1e6, 1000)
+
+PREAMBLE = """
+import os, sys, time
+from pointsman.telemetry.history import History
+from pointsman.telemetry.outcome import Outcome, Site
+site = Site("fft", "numpy", "float64", "20", "", 1e6, 1000)
+path = sys.argv[1]
+def tell(word):
+    print(word, flush=True)
+"""
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "history.sqlite"
+
+
+@pytest.fixture
+def start(path) -> Iterator:
+    """Run Python code in a process of its own, with warnings as errors; what is left of them is killed afterwards."""
+    started = []
+
+    def run(code: str, *arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", PREAMBLE + textwrap.dedent(code), str(path), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # with children of its own
+        process.communicate()
+
+
+def opened(path, **options) -> History:
+    return History.open(path, background=False, **options)
+
+
+def put(history: History, count: int = 1, **changes) -> None:
+    for _ in range(count):
+        history.record(Outcome(SITE._replace(**changes), 1.7e9, 0.01))
+    history.flush()
+
+
+def known(history: History) -> int:
+    return sum(sketch.count for sketch in history.state.cells.values())
+
+
+def put_again(history: History, *counts: int) -> None:
+    for count in counts:
+        put(history, count)
+
+
+def open_and_put(path, *counts: int) -> History:
+    history = opened(path)
+    put_again(history, *counts)
+    return history
+
+
+def query(path, sql: str):
+    connection = sqlite3.connect(path)
+    try:
+        return connection.execute(sql).fetchall()
+    finally:
+        connection.close()
+
+
+def records(path) -> dict[str, int]:
+    """Outcomes on disk by variant, in quiet times and in busy ones."""
+    return dict(query(path, "SELECT variant, sum(records) FROM sketch GROUP BY variant"))
+
+
+# Many processes
+
+
+def test_processes_that_write_at_once_add_up_exactly(path, start):
+    code = """
+    history = History.open(path, background=False)
+    tell("ready")
+    sys.stdin.readline()
+    for i in range(40):
+        for _ in range(5):
+            history.record(Outcome(site, 1.7e9 + i, 0.01))
+            history.record(Outcome(site._replace(variant=sys.argv[2]), 1.7e9 + i, 0.02))
+        history.add_ledger("explored_s", 1.0)
+        history.flush()
+    """
+    writers = [start(code, name) for name in ("torch", "jax", "torch")]
+    for writer in writers:
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:  # the file does not exist yet: they race to create it as well
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    assert records(path) == {"numpy": 600, "torch": 400, "jax": 200}
+    assert query(path, "SELECT count(*) FROM outcome") == [(1200,)]
+    assert query(path, "PRAGMA integrity_check") == [("ok",)]
+    history = opened(path)
+    assert known(history) == 1200
+    assert history.ledger == {"explored_s": 120.0}
+    history.close()
+
+
+def test_threads_that_record_at_once_lose_nothing(path):
+    history = History.open(path)
+
+    def work():
+        for _ in range(2000):
+            history.buffer.append((SITE, time.perf_counter(), 0.01, "", "", 1))
+            if not history.awake:
+                history.wake()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    history.flush()
+    assert known(history) == 8000
+    assert records(path) == {"numpy": 8000}
+    history.close()
+
+
+def test_what_others_wrote_is_learned_of_within_half_a_minute(path, start):
+    clock = Clock()
+    history = opened(path, monotonic=clock)
+    put(history, 3)
+    other = start("""
+        history = History.open(path, background=False)
+        history.record(Outcome(site._replace(operation="solve"), 1.7e9, 0.01))
+        history.flush()
+    """)
+    assert other.wait(60) == 0
+    clock.now += 31.0
+    changed = []
+    history.subscribe(lambda _, groups: changed.append(groups))
+    put(history)
+    assert history.state.groups() == {("fft", "float64"), ("solve", "float64")}
+    assert known(history) == 5
+    assert ("solve", "float64") in changed[0]
+    history.close()
+
+
+def test_a_reset_by_another_process_is_noticed_and_nothing_comes_back(path, start):
+    history = opened(path)
+    put(history, 5)
+    put(history, 2, operation="solve")
+    history.add_ledger("explored_s", 1.0)
+    assert start("History.open(path, background=False).reset('fft')").wait(60) == 0
+    put(history, operation="solve")
+    assert {cell.operation for cell, _ in history.state.cells} == {"solve"}
+    assert known(history) == 3
+    assert start("History.open(path, background=False).reset()").wait(60) == 0
+    put(history, operation="sort")  # of the past, as far as can be told: dropped with the rest
+    assert known(history) == 0
+    assert history.ledger == {}
+    put(history, operation="sort")
+    assert known(history) == 1
+    assert query(path, "SELECT operation, records FROM sketch") == [("sort", 1)]
+    history.close()
+
+
+def test_a_process_that_is_killed_while_it_writes_loses_at_most_the_last_second(path, start):
+    writer = start("""
+        history = History.open(path)
+        count = 0
+        started = time.monotonic()
+        while True:
+            for _ in range(20):
+                history.buffer.append((site, time.perf_counter(), 0.01, "", "", 1))
+                if not history.awake:
+                    history.wake()
+                count += 1
+            print(count, time.monotonic() - started, flush=True)
+            time.sleep(0.002)
+    """)
+    said = []
+    for line in writer.stdout:
+        count, elapsed = line.split()
+        said.append((float(elapsed), int(count)))
+        if float(elapsed) > 3.0:
+            break
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.wait(30)
+    assert query(path, "PRAGMA integrity_check") == [("ok",)]
+    history = opened(path)
+    due = max(count for elapsed, count in said if elapsed <= said[-1][0] - 1.0)
+    assert known(history) >= due > 1000
+    assert history.status == "ok"
+    history.close()
+
+
+# Fork and spawn
+
+
+@pytest.mark.parametrize("leaving", ["os._exit(0)", "sys.exit(0)"])
+def test_a_forked_child_neither_doubles_rows_nor_disturbs_its_parent(path, start, leaving):
+    parent = start(f"""
+        history = History.open(path, background=False)
+        for _ in range(10):
+            history.record(Outcome(site, 1.7e9, 0.01))
+        history.flush()
+        for _ in range(7):
+            history.record(Outcome(site, 1.7e9, 0.01))     # pending at the fork: the parent's to write
+        history.add_ledger("explored_s", 1.0)
+        inherited = history._recorder._connection
+        child = os.fork()
+        if child == 0:
+            inherited.total_changes     # raises if the child has closed it: that is the parent's to do
+            history.record(Outcome(site._replace(variant="torch"), 1.7e9, 0.01))
+            history.flush()
+            {leaving}
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        for _ in range(3):
+            history.record(Outcome(site, 1.7e9, 0.01))
+        history.flush()
+        assert history.status == "ok", history.status
+    """)
+    assert parent.wait(60) == 0
+    assert records(path) == {"numpy": 20, "torch": 1}
+    assert query(path, "SELECT count(*) FROM outcome") == [(21,)]
+    assert query(path, "SELECT seconds FROM ledger") == [(1.0,)]
+    assert query(path, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_fork_while_the_flusher_runs_leaves_both_sides_able_to_go_on(path, start):
+    parent = start("""
+        history = History.open(path)
+        children = []
+        for i in range(200):
+            history.buffer.append((site, time.perf_counter(), 0.01, "", "", 1))
+            if not history.awake:
+                history.wake()
+            if i % 40 == 20:
+                time.sleep(0.05)    # forks fall into all phases of the flusher's rounds
+                child = os.fork()
+                if child == 0:
+                    assert not history.awake
+                    history.buffer.append((site._replace(variant="torch"), time.perf_counter(), 0.01, "", "", 1))
+                    history.wake()
+                    history.flush()
+                    os._exit(0)
+                children.append(child)
+        for child in children:
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        history.flush()
+    """)
+    assert parent.wait(60) == 0
+    assert records(path) == {"numpy": 200, "torch": 5}
+
+
+def test_spawned_workers_write_to_the_same_file(path, start, tmp_path):
+    script = tmp_path / "spawning.py"
+    script.write_text(
+        PREAMBLE
+        + textwrap.dedent("""
+        import multiprocessing
+
+        def work(path):
+            history = History.open(path)
+            history.record(Outcome(site._replace(variant="torch"), 1.7e9, 0.01))
+            history.flush()
+
+        if __name__ == "__main__":
+            history = History.open(path)
+            history.record(Outcome(site, 1.7e9, 0.01))
+            history.flush()
+            workers = [multiprocessing.get_context("spawn").Process(target=work, args=(path,)) for _ in range(2)]
+            [worker.start() for worker in workers]
+            [worker.join() for worker in workers]
+            assert [worker.exitcode for worker in workers] == [0, 0]
+        """)
+    )
+    subprocess.run([sys.executable, "-W", "error", str(script), str(path)], check=True, timeout=60)
+    assert records(path) == {"numpy": 1, "torch": 2}
+
+
+# Files that are not as they should be
+
+
+@pytest.mark.parametrize("kind", ["no database at all", "damaged later", "nonsense in a row"])
+def test_a_corrupt_file_is_kept_aside_with_one_warning_and_a_new_one_begun(path, kind):
+    if kind == "no database at all":
+        path.write_bytes(b"this is not a database\n" * 1000)
+    else:
+        history = opened(path)
+        put(history, 50)
+        history.close()
+        if kind == "damaged later":
+            content = bytearray(path.read_bytes())
+            content[4096:] = b"\xa5" * (len(content) - 4096)
+            path.write_bytes(content)
+        else:
+            connection = sqlite3.connect(path)
+            connection.execute("UPDATE sketch SET state = '{}'")
+            connection.commit()
+            connection.close()
+    broken = path.read_bytes()
+    with pytest.warns(HistoryWarning, match=r"damaged.*moved to history.sqlite.corrupt-1") as caught:
+        history = open_and_put(path, 2, 1)
+    assert len(caught) == 1
+    assert path.with_name(path.name + ".corrupt-1").read_bytes() == broken
+    assert history.status == "ok"
+    assert records(path) == {"numpy": 3}
+    history.close()
+
+
+def test_damage_while_it_is_open_is_survived(path):
+    history = opened(path)
+    put(history, 5)
+    history._recorder.close()
+    path.write_bytes(b"\xa5" * 100_000)
+    with pytest.warns(HistoryWarning, match="corrupt-1"):
+        put(history, 2)
+    put(history)
+    assert known(history) >= 3  # what memory knew is still used
+    assert query(path, "PRAGMA integrity_check") == [("ok",)]
+    history.close()
+
+
+def test_a_second_corrupt_file_does_not_overwrite_the_first(path):
+    for number in (1, 2):
+        path.write_bytes(b"broken %d" % number * 500)
+        with pytest.warns(HistoryWarning):
+            history = opened(path)
+        history.close()
+    assert path.with_name(path.name + ".corrupt-1").read_bytes()[:8] == b"broken 1"
+    assert path.with_name(path.name + ".corrupt-2").read_bytes()[:8] == b"broken 2"
+
+
+def test_a_file_of_a_newer_pointsman_is_left_alone(path):
+    connection = sqlite3.connect(path)
+    connection.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
+    connection.execute("CREATE TABLE future (x)")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.warns(HistoryWarning, match=r"newer pointsman; upgrade pointsman or choose another file") as caught:
+        history = open_and_put(path, 3)
+    assert len(caught) == 1
+    assert known(history) == 3
+    assert history.status.startswith(f"memory (the file's schema is version {schema.VERSION + 1}")
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    history.close()
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "empty folder"])
+def test_what_may_only_be_read_is_read_and_learned_on_in_memory(path, start, what):
+    folder = path.parent / "home"
+    folder.mkdir()
+    file = folder / path.name
+    if what != "empty folder":
+        history = opened(file)
+        put(history, 5)
+        history.close()
+    if what == "file":
+        folder.chmod(0o777)
+        file.chmod(0o444)
+    else:
+        folder.chmod(0o555)
+        if what == "folder":
+            file.chmod(0o666)
+    for parent in (path.parent, *path.parent.parents):  # the other user must reach the folder
+        if parent.stat().st_uid == os.getuid() and not parent.stat().st_mode & stat.S_IXOTH:
+            parent.chmod(parent.stat().st_mode | stat.S_IXOTH)
+    process = start(
+        """
+        import os, warnings
+        if os.getuid() == 0:
+            os.setgid(65534); os.setuid(65534)      # nothing is read-only to root
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            history = History.open(sys.argv[2], background=False)
+            for _ in range(2):
+                history.record(Outcome(site, 1.7e9, 0.01))
+                history.flush()
+        print(sum(s.count for s in history.state.cells.values()), len(caught), history.status)
+        """,
+        str(file),
+    )
+    out, _ = process.communicate(timeout=60)
+    status = "2 1 memory (PermissionError" if what == "empty folder" else "7 1 read-only"
+    assert out.startswith(status)
+    folder.chmod(0o755)
+    assert [f.name for f in folder.iterdir()] == ([] if what == "empty folder" else [path.name])
+
+
+def test_a_full_disk_stops_the_writing_and_nothing_else(path, start):
+    process = start("""
+        import resource, warnings
+        history = History.open(path, background=False)
+        history.record(Outcome(site, 1.7e9, 0.01)); history.flush()
+        size = os.path.getsize(path) + os.path.getsize(path + "-wal")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for i in range(2000):
+                history.record(Outcome(site._replace(shape_class=str(i)), 1.7e9, 0.01))
+                if i % 500 == 0:
+                    history.flush()
+            history.flush()
+        print(sum("cannot grow" in str(w.message) for w in caught), len(caught))
+        print(len(history.state.cells), history.status)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        history.flush()                      # there is room again: what memory kept is written
+        print(history.status)
+    """)
+    out, _ = process.communicate(timeout=60)
+    warned, knows, afterwards = out.splitlines()
+    assert warned == "1 1"
+    assert knows.startswith("2000 memory (")
+    assert afterwards == "ok"
+    assert query(path, "PRAGMA integrity_check") == [("ok",)]
+    assert query(path, "SELECT sum(records) FROM sketch") == [(2001,)]
+
+
+def test_a_file_locked_for_long_is_written_later(path, monkeypatch):
+    monkeypatch.setattr("pointsman.telemetry.history.PATIENT_S", 0.05)
+    monkeypatch.setattr("pointsman.telemetry.recorder.PATIENT_S", 0.05)
+    history = opened(path)
+    put(history)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.warns(HistoryWarning, match="locked by another process") as caught:
+        put_again(history, 2, 3)
+    assert len(caught) == 1
+    assert known(history) == 6  # learned all the same
+    other.execute("ROLLBACK")
+    other.close()
+    history.flush()
+    assert records(path) == {"numpy": 6}
+    history.close()
+
+
+def test_a_short_lock_in_the_background_is_waited_out_without_a_word(path):
+    history = History.open(path)
+    heard = threading.Event()
+    history.record(Outcome(SITE, 1.7e9, 0.01))
+    history.flush()
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    history.subscribe(lambda *_: heard.set())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        history.buffer.append((SITE, time.perf_counter(), 0.01, "", "", 1))
+        history.wake()
+        assert heard.wait(30)  # learning does not wait for the disk
+        other.execute("ROLLBACK")
+        history.flush()
+    other.close()
+    assert records(path) == {"numpy": 2}
+    history.close()
+
+
+def test_a_file_deleted_by_hand_is_begun_anew(path):
+    history = opened(path)
+    put(history, 5)
+    for file in path.parent.glob(path.name + "*"):
+        file.unlink()
+    put(history, 2)
+    assert records(path) == {"numpy": 2}
+    assert known(history) >= 2
+    history.close()
+
+
+def test_warnings_as_errors_do_not_kill_the_flusher(path, start):
+    path.write_bytes(b"")
+    path.chmod(0o600)
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    process = start("""
+        import warnings
+        warnings.simplefilter("ignore")
+        history = History.open(path)
+        history._warned.clear()
+        warnings.simplefilter("error")
+        def broken(*_):
+            raise ZeroDivisionError
+        history.subscribe(broken)
+        history.buffer.append((site, time.perf_counter(), 0.01, "", "", 1))
+        history.wake()
+        flusher = history._flusher
+        flusher.join(30)
+        print(history.awake, len(history.state.cells))
+    """)
+    out, _ = process.communicate(timeout=60)
+    assert out == "False 1\n"
+
+
+# Network file systems
+
+
+MOUNTS = """\
+/dev/vda / ext4 rw 0 0
+server:/home /home nfs4 rw 0 0
+/dev/vdb /home/local xfs rw 0 0
+me@host: /mnt/far\\040away fuse.sshfs rw 0 0
+portal /mnt/near fuse.portal rw 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "network"),
+    [("/home/me/h.sqlite", True), ("/home/local/h.sqlite", False), ("/var/h.sqlite", False), ("/homes/h.sqlite", False),
+     ("/mnt/far away/h.sqlite", True), ("/mnt/near/h.sqlite", False)],
+)  # fmt: skip
+def test_network_file_systems_are_told_from_local_ones(tmp_path, place, network):
+    assert files.on_network(type(tmp_path)(place), MOUNTS) is network
+
+
+@pytest.mark.parametrize(("network", "mode"), [(True, "delete"), (False, "wal")])
+def test_there_is_no_write_ahead_log_on_a_network_file_system(path, monkeypatch, network, mode):
+    monkeypatch.setattr("pointsman.telemetry.recorder.on_network", lambda _: network)
+    history = opened(path)
+    put(history)
+    assert query(path, "PRAGMA journal_mode") == [(mode,)]
+    history.close()
