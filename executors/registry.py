@@ -27,6 +27,7 @@ _REGISTERED: dict[str, Row] = {}  # a user's own, in the order of registration
 _READY: dict[str, Executor] = {}  # imported and checked
 _BROKEN: dict[str, str] = {}  # imported or checked without success: why
 _MEASURED_S: dict[str, float] = {}
+_FOUND: set[str] = set()  # libraries that are on the search path; one that is not may still be installed
 
 
 @dataclass(frozen=True)
@@ -255,7 +256,7 @@ def _validated(name: str, given: Executor | type[Executor]) -> Executor:
 
 def _missing(where: Row) -> str | None:
     """Why the library cannot be found, or None; a look at the search path, no import."""
-    if not where.library:
+    if not where.library or where.library in _FOUND:
         return None
     try:
         spec = find_spec(where.library)
@@ -263,6 +264,7 @@ def _missing(where: Row) -> str | None:
         return None
     # Without a loader it is a mere folder of that name on the path, such as a project called "jax".
     if spec is not None and spec.origin is not None:
+        _FOUND.add(where.library)  # a look at the search path costs 30 us, and every unknown workload asks
         return None
     how = f"pip install 'pointsman[{where.extra}]'" if where.extra else f"pip install {where.library}"
     return f"{where.library} is not installed; {how}"

@@ -5,14 +5,18 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
+import inspect
 import sys
 from collections.abc import Callable
 from types import CodeType
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
+import numpy as np
+
 from ..executors import conversion, registry
 from ..executors.base import Variant
 from . import operations
+from .arguments import all_leaves
 from .decision import Decision
 from .dispatch import Dispatcher
 from .operations import Operation
@@ -34,6 +38,7 @@ class Adaptive(Generic[P, R]):
         self, function: Callable[P, R], *, name: str | None = None, pure: bool = False, deterministic: bool = False,
         protected: bool = False, rerun: bool = True, selector: IntelligentBackendSelector | None = None,
     ) -> None:  # fmt: skip
+        self._place = _place_of_xp(function)
         functools.update_wrapper(self, function)
         self.function = function
         self.name = name or operation_name(function)
@@ -49,7 +54,7 @@ class Adaptive(Generic[P, R]):
         made = self._made
         if made is None:
             made = self._dispatcher()
-        if kwargs and kwargs.get("xp") is not None:
+        if (kwargs and kwargs.get("xp") is not None) or len(args) > self._place:
             return self.function(*args, **kwargs)  # the caller has chosen
         return cast(R, made(*args, **kwargs))
 
@@ -62,11 +67,17 @@ class Adaptive(Generic[P, R]):
         return self._dispatcher().bind(*args, **kwargs)
 
     def variant(self, backend: str, *, name: str | None = None) -> Callable[[F], F]:
-        """Add a variant: ``@f.variant("numba")`` above a function of the same arguments (without ``xp``)."""
+        """Add a variant: ``@f.variant("numba")`` above a function of the same arguments (without ``xp``).
+
+        A plain function is compiled by `numba.njit` on first use; one that is compiled already is taken as it is. The
+        function takes the backend's own arrays: tensors for torch, JAX arrays for jax, else NumPy's.
+        """
         registry.row(backend)
 
         def add(function: F) -> F:
-            added = Variant(name=name or backend, backend=backend, load=lambda: function, gradients=False)
+            load = functools.partial(_compiled, function) if backend == "numba" else lambda: function
+            gradients = registry.executor(backend).capabilities.gradients
+            added = Variant(name=name or backend, backend=backend, load=load, gradients=gradients)
             kept = tuple(v for v in self._operation.variants if v.name != added.name)
             self._operation = Operation(name=self.name, variants=(*kept, added), protected=self._operation.protected)
             operations.register(self._operation)
@@ -94,10 +105,7 @@ class Adaptive(Generic[P, R]):
 
     def _original(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The undecorated function, with the namespace of its arrays where that is known."""
-        if kwargs.get("xp") is not None:
-            return self.function(*args, **kwargs)
-        named: dict[str, Any] = {**kwargs, "xp": _namespace_of((*args, *kwargs.values()))}
-        return self.function(*args, **named)
+        return self.function(*args, **{**kwargs, "xp": _namespace_of(args, kwargs)})
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         """Bind as a method, like a plain function."""
@@ -121,6 +129,16 @@ class _Method:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.__func__(self.__self__, *args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        """Pickle as bound methods do."""
+        return (getattr, (self.__self__, self.__func__.function.__name__))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Method) and self.__self__ is other.__self__ and self.__func__ is other.__func__
+
+    def __hash__(self) -> int:
+        return hash((_Method, self.__func__))
 
     def explain(self, *args: Any, **kwargs: Any) -> Decision:
         """The decision for these arguments."""
@@ -200,18 +218,46 @@ def _variant(function: Callable[..., Any], backend: str, pure: bool) -> Variant:
     )
 
 
-def _namespace_of(values: tuple[Any, ...]) -> Any:
+def _namespace_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The namespace of the first array that brings one; NumPy's for masked arrays, labelled arrays and the like."""
-    for value in values:
-        kind = conversion.kind_of(value)
-        if kind == "tracer":
-            return registry.executor("jax").namespace()
-        torch = sys.modules.get("torch")
-        if torch is not None and isinstance(value, torch.Tensor):
-            return registry.executor("torch").namespace()
-        if kind is not None and hasattr(value, "__array_namespace__") and kind != "numpy":
-            return value.__array_namespace__()
+    for value in all_leaves(args, kwargs):
+        library = conversion.library_of(value)
+        if library in ("torch", "jax"):
+            return registry.executor(library).namespace()
+        if conversion.kind_of(value) == "foreign" and not isinstance(value, np.ndarray):
+            namespace = getattr(value, "__array_namespace__", None)
+            if namespace is not None:
+                return namespace()
     return registry.executor("numpy").namespace()
+
+
+def _place_of_xp(function: Callable[..., Any]) -> int:
+    """How many positional arguments leave `xp` to us; TypeError where the function could not be given one."""
+    if not hasattr(function, "__code__"):
+        found = type(function).__qualname__
+        raise TypeError(
+            f"@adaptive decorates a Python function, not a {found}; put it below @staticmethod and the like"
+        )
+    names = list(inspect.signature(function).parameters.values())
+    for place, parameter in enumerate(names):
+        if parameter.name == "xp" and parameter.kind is not parameter.POSITIONAL_ONLY:
+            return sys.maxsize if parameter.kind is parameter.KEYWORD_ONLY else place
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in names):
+        return sys.maxsize
+    raise TypeError(
+        f"@adaptive: {function.__qualname__} takes no `xp`; give it the keyword xp=None and compute with xp.sum, "
+        "xp.fft and so on, so that it can run on every backend"
+    )
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` compiled by Numba, unless it is already."""
+    import numba
+
+    if hasattr(function, "signatures"):
+        return function
+    compiled: Callable[..., Any] = numba.njit(nogil=True)(function)
+    return compiled
 
 
 def _find(module: str, qualname: str) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..telemetry.outcome import Site
@@ -77,7 +77,8 @@ class Question:
     candidates : in canonical order; never empty.
     default : variant that runs when nothing is known.
     calls : calls of this signature still expected (at least 1).
-    spent_s : seconds already spent near this size: the natural guess for what is still to come.
+    at_stake_s : variant -> seconds already spent on what a trial here would teach about: this size, its neighbours,
+        larger ones. The natural guess for what is still to come. A variant that is missing must not be tried here yet.
     import_earned : backends whose import the calls so far would already have repaid.
     incumbent : what ran last time, if anything.
     explore : whether a trial may be proposed at all.
@@ -87,7 +88,7 @@ class Question:
     candidates: tuple[Candidate, ...]
     default: str
     calls: float = 1.0
-    spent_s: float = 0.0
+    at_stake_s: Mapping[str, float] = field(default_factory=dict)
     import_earned: frozenset[str] = frozenset()
     incumbent: str | None = None
     explore: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..executors import registry
@@ -34,10 +34,17 @@ class Machine:
     host_budget: Callable[[], int]
     use_gpu: bool = True
     _host: int | None = None
+    _reachable: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def devices(self, settings: Settings) -> tuple[str, ...]:
         """Accelerator devices that may be used; never an imaginary one."""
         return self.gpu.devices() if self.use_gpu and not settings.disable_gpu else ()
+
+    def reachable(self, backend: str) -> tuple[str, ...]:
+        """Devices that the installed build of `backend` can use; asked once, for it may ask the driver."""
+        if backend not in self._reachable:
+            self._reachable[backend] = registry.executor(backend).devices()
+        return self._reachable[backend]
 
     def host_bytes(self, *, fresh: bool) -> int:
         """Bytes of host memory that a call may take."""
@@ -84,9 +91,12 @@ def why_not(
     missing = registry.available(variant.backend)
     if missing is not None:
         return missing
-    capable = registry.executor(variant.backend).capabilities
+    if variant.device != "cpu" and variant.device not in machine.reachable(variant.backend):
+        return f"{variant.backend} as installed here cannot use {variant.device}"
+    executor = registry.executor(variant.backend)
     return (
-        _wrong_type(request, variant, capable)
+        _wrong_type(request, variant, executor.capabilities)
+        or executor.refuses(request.dtype, resident=request.kind == executor.kind != "numpy")
         or _wrong_gradient(request, variant)
         or _inaccurate(request, variant)
         or (variant.supports(request.shapes, request.parameters) if variant.supports else None)
@@ -110,10 +120,9 @@ def matches(variant: Variant, wanted: str) -> bool:
 
 
 def _wrong_type(request: Request, variant: Variant, capable: Capabilities) -> str | None:
-    dtypes = capable.dtypes if variant.dtypes is None else variant.dtypes
-    if request.dtype not in dtypes:
-        return f"it does not compute in {request.dtype}; it does in {', '.join(sorted(dtypes))}"
-    if request.deterministic and not capable.deterministic:
+    if variant.dtypes is not None and request.dtype not in variant.dtypes:
+        return f"it does not compute in {request.dtype}; it does in {', '.join(sorted(variant.dtypes))}"
+    if request.deterministic and (variant.device != "cpu" or not capable.deterministic):
         return "it is not deterministic"
     return None
 
@@ -147,9 +156,13 @@ def _no_room(request: Request, variant: Variant, machine: Machine) -> str | None
             return None  # far below what any machine has; reading memory would cost more than the call
         free = machine.host_bytes(fresh=True)
     else:
-        if fresh:
-            machine.gpu.refresh(variant.device)
-        free = machine.gpu.budget_bytes(variant.device)
+        reusable = registry.executor(variant.backend).reusable_bytes(variant.device)
+        try:
+            if fresh:
+                machine.gpu.refresh(variant.device)
+            free = machine.gpu.budget_bytes(variant.device, reusable)
+        except LookupError as error:
+            return str(error)
     if need > free:
         where = "the host" if variant.device == "cpu" else variant.device
         return f"it needs {need / 2**20:,.0f} MiB, {where} has {free / 2**20:,.0f} MiB to spare"

@@ -1,9 +1,10 @@
 """The cost model: curves over declared work that share strength between sizes.
 
-Per (operation, variant, dtype) a small Gaussian process (Rasmussen and Williams 2006, eq. 2.25-2.26) over log2 work
-models how measured log2 seconds differ from a prior mean. The prior mean is the shipped curve of a built-in kernel,
-else overhead + work / rate, leaning on what the default has been measured to take. All in octaves; natural logs only
-at the border.
+Per (operation, variant, dtype) the prior mean is overhead + work / rate: the shipped curve of a built-in kernel, else
+this machine's best known rate for the operation. A small Gaussian process (Rasmussen and Williams 2006, eq. 2.25-2.26)
+over log2 work models how measured log2 seconds differ from it. The level of the overhead and the level of the rate are
+unknown apart: what a tiny call took says nothing about the rate, and a huge one nothing about the overhead. All in
+octaves; natural logarithms only at the border.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from ..telemetry.outcome import Site
+from ..telemetry.outcome import Cell, Site
+from ..telemetry.sketch import Sketch
 from ..telemetry.state import State
 from .base import CostModel, Prediction
 
@@ -28,29 +30,63 @@ Array = np.ndarray[Any, np.dtype[Any]]
 LN2 = math.log(2.0)
 LENGTH, SHAPE_LENGTH = 6.0, 10.0  # octaves; shorter ones were too wiggly across a two-decade gap in replay
 OTHER_DETAIL, OTHER_CONTEXT = 0.85, 0.7  # correlation with other parameters, and with the other load
-LEVEL_KNOWN, LEVEL_UNKNOWN = 0.8, 2.0  # octaves of doubt about a shipped curve's level, and about a guess
-WIGGLE, SLOPE = 0.5, 0.25
+LEVEL_SHIPPED, LEVEL_LEANING, LEVEL_GUESS = 0.7, 1.5, 2.5  # octaves of doubt about overhead and rate
+WIGGLE, SLOPE = 0.4, 0.15
 MOST_POINTS = 64
-LEAN = 0.7  # share of the default's deviation from its own prior that the others are expected to show as well
+LEAN = 0.7  # share of the default's deviation from its shipped curve that the other variants are expected to show
 
 # Shipped guesses for operations without a prior: seconds a call beyond NumPy (dispatch and conversion; measured on a
 # two-core CPU), and seconds of a first call. A GPU's share is launch and synchronisation.
 OVERHEAD_S = {"scipy": 1e-6, "numba": 3e-7, "torch": 6e-6, "jax": 4e-5, "cupy": 4e-5}
 FIRST_CALL_S = {"numba": 0.5, "torch": 0.02, "jax": 0.15, "cupy": 0.3, "scipy": 0.003}
 BASE_S, RATE = 2e-6, 5e8
-GPU_RATE, GPU_BYTES_PER_S = 1e12, 1e10
+GPU_LAUNCH_S, GPU_RATE, GPU_BYTES_PER_S = 6e-5, 1e12, 1e10
+LEAST_DOUBT, LEAST_NOISE = 0.02, 0.03  # octaves: a machine is never more exact than a per cent or two
+
+_Points = dict[str, list[tuple[Cell, str, Sketch]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Mean:
+    """A prior mean: log2 seconds over log2 work, and the share of overhead in it."""
+
+    overhead_s: float
+    rate: float
+    points: Sequence[Sequence[float]] | None
+    shift: float  # octaves that this machine differs from the one of the shipped curve
+    level: float  # octaves of doubt about overhead, and about rate
+
+    def __call__(self, x: float) -> float:
+        if self.points:
+            return _interpolate(self.points, x) + self.shift
+        return math.log2(self.overhead_s + math.exp2(x) / self.rate)
+
+    def overhead_share(self, x: float) -> float:
+        """Share of the overhead in the time at `x`, 0 to 1."""
+        if self.points:
+            return min(1.0, math.exp2(self.points[0][1] - _interpolate(self.points, x)))
+        return self.overhead_s / (self.overhead_s + math.exp2(x) / self.rate)
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """Where points lie: work, share of overhead, last axis, parameters, load."""
+
+    x: Array
+    share: Array
+    axis: Array
+    detail: Array
+    context: Array
 
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """A fitted curve: points, their weights, and the factor of their covariance."""
+    """A fitted curve: its mean, its points, their weights, and the factor of their covariance; no points: the prior."""
 
-    x: Array
-    shape: Array
-    detail: tuple[str, ...]
-    context: tuple[str, ...]
-    weights: Array
-    factor: Array
+    mean: _Mean
+    at: _Inputs | None = None
+    weights: Array | None = None
+    factor: Array | None = None
 
 
 class Curves(CostModel):
@@ -65,19 +101,27 @@ class Curves(CostModel):
 
     def __init__(self, state: State, priors: Mapping[str, Any] | None = None) -> None:
         self._state = state
-        self._priors = shipped_priors() if priors is None else priors
-        self._fits: dict[tuple[str, str, str], tuple[_Fit | None, float]] = {}
+        self._given = priors
+        self._fits: dict[tuple[str, str, str], _Fit] = {}
+        self._cold: dict[tuple[str, str, str], float] = {}
 
     def predict(self, sites: Sequence[Site], backends: Sequence[str], context: str) -> list[Prediction]:
         """Predict every site; see `CostModel.predict`."""
-        base, prior = self._posterior(sites[0], backends[0], context, None)
-        out = [base]
-        for site, backend in zip(sites[1:], backends[1:], strict=True):
-            out.append(self._posterior(site, backend, context, (sites[0], base, prior))[0])
-        return out
+        measured = self._measured(sites[0].operation, sites[0].dtype)
+        return [
+            self._predict(site, backend, context, sites[0], measured)
+            for site, backend in zip(sites, backends, strict=True)
+        ]
 
     def compile_s(self, site: Site, backend: str) -> float:
         """Expected first-call seconds: measured for this variant, else shipped, else the backend's usual ones."""
+        key = (site.operation, site.variant, site.dtype)
+        known = self._cold.get(key)
+        if known is None:
+            known = self._cold[key] = self._first_call_s(site, backend)
+        return known
+
+    def _first_call_s(self, site: Site, backend: str) -> float:
         cold = [
             (sketch.cold_count, sketch.cold_s)
             for (cell, _), sketch in self._state.of(site.operation, site.dtype).items()
@@ -90,97 +134,92 @@ class Curves(CostModel):
 
     def forget(self, changed: set[tuple[str, str]] | None) -> None:
         """Drop fits of changed groups."""
-        for key in list(self._fits):
-            if changed is None or (key[0], key[2]) in changed:
-                self._fits.pop(key, None)
+        for kept in (self._fits, self._cold):
+            for key in list(kept):
+                if changed is None or (key[0], key[2]) in changed:
+                    kept.pop(key, None)
 
     # ------------------------------------------------------------------------------------------ one curve
 
-    def _posterior(
-        self, site: Site, backend: str, context: str, base: tuple[Site, Prediction, float] | None
-    ) -> tuple[Prediction, float]:
-        """The belief about `site`, and the prior mean it started from (octaves)."""
-        x = math.log2(max(site.work, 1.0))
-        mean, level, shipped = self._prior(site, backend, base)
+    def _predict(self, site: Site, backend: str, context: str, default: Site, measured: _Points) -> Prediction:
         key = (site.operation, site.variant, site.dtype)
-        if key not in self._fits:
-            self._fits[key] = self._fit(site)
-        fit, offset = self._fits[key]
+        fit = self._fits.get(key)
         if fit is None:
-            sigma = math.hypot(level, WIGGLE)
-            return Prediction(mean * LN2, sigma * LN2, 0, "prior" if shipped else "guess"), mean
-        k = _kernel(
-            np.array([x]), np.array([_last_axis(site.shape_class)]), (site.detail,), (context,),
-            fit.x, fit.shape, fit.detail, fit.context,
-        )[0]  # fmt: skip
+            fit = self._fits[key] = self._fit(site, backend, default, measured)
+        x, mean = math.log2(max(site.work, 1.0)), fit.mean
+        if fit.at is None or fit.weights is None or fit.factor is None:
+            doubt = math.hypot(mean.level, WIGGLE)
+            return Prediction(mean(x) * LN2, doubt * LN2, 0, "prior" if mean.points else "guess")
+        here = _Inputs(
+            np.array([x]), np.array([mean.overhead_share(x)]), np.array([_last_axis(site.shape_class)]),
+            np.array([site.detail]), np.array([context]),
+        )  # fmt: skip
+        k = _covariance(here, fit.at, mean.level)[0]
         v = np.linalg.solve(fit.factor, k)
-        own = _own_mean(x, offset, self._shipped(site))
-        mu = own + float(k @ fit.weights)
-        variance = float(_kernel_diagonal(x) - v @ v)
-        cell = self._state.of(site.operation, site.dtype).get((site.cell, context))
-        count = cell.count if cell is not None else 0
-        sigma = math.sqrt(max(variance, 0.02**2))
-        return Prediction(mu * LN2, sigma * LN2, count, "measured" if count else "nearby"), mean
+        variance = float(_covariance(here, here, mean.level)[0, 0] - v @ v)
+        sketch = self._state.of(site.operation, site.dtype).get((site.cell, context))
+        count = sketch.count if sketch is not None else 0
+        mu = mean(x) + float(k @ fit.weights)
+        sigma = math.sqrt(max(variance, LEAST_DOUBT**2))
+        return Prediction(mu * LN2, sigma * LN2, count, "measured" if count else "nearby")
 
-    def _fit(self, site: Site) -> tuple[_Fit | None, float]:
-        points = [
-            (cell, context, sketch)
-            for (cell, context), sketch in self._state.of(site.operation, site.dtype).items()
-            if cell.variant == site.variant and sketch.count
-        ]
+    def _fit(self, site: Site, backend: str, default: Site, measured: _Points) -> _Fit:
+        mean = self._mean(site, backend, default, measured)
+        points = sorted(measured.get(site.variant, ()), key=lambda p: -p[2].last_when)[:MOST_POINTS]
         if not points:
-            return None, 0.0
-        points.sort(key=lambda p: -p[2].last_when)
-        points = points[:MOST_POINTS]
+            return _Fit(mean)
         x = np.array([s.log2_work for _, _, s in points])
+        at = _Inputs(
+            x,
+            np.array([mean.overhead_share(v) for v in x]),
+            np.array([_last_axis(cell.shape_class) for cell, _, _ in points]),
+            np.array([cell.detail for cell, _, _ in points]),
+            np.array([context for _, context, _ in points]),
+        )
         y = np.array([math.log2(max(s.expected_s, 1e-9)) for _, _, s in points])
-        shape = np.array([_last_axis(cell.shape_class) for cell, _, _ in points])
-        detail = tuple(cell.detail for cell, _, _ in points)
-        context = tuple(c for _, c, _ in points)
-        shipped = self._shipped(site)
-        raw = y - np.array([_own_mean(float(v), 0.0, shipped) for v in x])
-        offset = float(np.median(raw))  # the level; the process models what is left
-        noise = np.array([max(0.03, s.spread / LN2 / math.sqrt(s.count)) for _, _, s in points])
-        cov = _kernel(x, shape, detail, context, x, shape, detail, context) + np.diag(noise**2)
-        factor = np.linalg.cholesky(cov)
-        weights = np.linalg.solve(factor.T, np.linalg.solve(factor, raw - offset))
-        return _Fit(x, shape, detail, context, weights, factor), offset
+        residual = y - np.array([mean(v) for v in x])
+        noise = np.array([max(LEAST_NOISE, s.spread / LN2 / math.sqrt(s.count)) for _, _, s in points])
+        factor = np.linalg.cholesky(_covariance(at, at, mean.level) + np.diag(noise**2))
+        weights = np.linalg.solve(factor.T, np.linalg.solve(factor, residual))
+        return _Fit(mean, at, weights, factor)
 
-    def _prior(
-        self, site: Site, backend: str, base: tuple[Site, Prediction, float] | None
-    ) -> tuple[float, float, bool]:
-        """Prior mean (octaves), doubt about its level, and whether a shipped curve stands behind it."""
+    def _mean(self, site: Site, backend: str, default: Site, measured: _Points) -> _Mean:
+        """What to expect before measuring this variant: its shipped curve, else overhead + work / best known rate."""
         shipped = self._shipped(site)
-        x = math.log2(max(site.work, 1.0))
         if shipped:
-            mean = _interpolate(shipped["points"], x)
-            if base is not None and base[1].source != "guess":
-                mean += LEAN * (base[1].mu / LN2 - base[2])
-            return mean, LEVEL_KNOWN, True
-        if base is None or "@cuda" in site.variant:
-            return _guess(site), LEVEL_UNKNOWN, False
-        seconds = base[1].seconds * max(site.work, 1.0) / max(base[0].work, 1.0) + OVERHEAD_S.get(backend, 0.0)
-        doubt = 1.2 if base[1].source in ("measured", "nearby") else LEVEL_UNKNOWN
-        return math.log2(seconds), doubt, False
+            shift = 0.0 if site.variant == default.variant else LEAN * self._shift(default, measured)
+            return _Mean(0.0, 0.0, shipped["points"], shift, LEVEL_SHIPPED)
+        if "@cuda" in site.variant:
+            moved = 0.0 if "cuda" in site.detail else 16.0 * site.size / GPU_BYTES_PER_S  # in and out again
+            return _Mean(GPU_LAUNCH_S + moved, GPU_RATE, None, 0.0, LEVEL_GUESS)
+        rates = [
+            math.exp2(s.log2_work) / s.expected_s for ps in measured.values() for _, _, s in ps if s.expected_s > 0
+        ]
+        overhead = BASE_S + OVERHEAD_S.get(backend, 0.0)
+        if site.variant == default.variant or not rates:
+            return _Mean(overhead, RATE, None, 0.0, LEVEL_GUESS)
+        return _Mean(overhead, max(rates), None, 0.0, LEVEL_LEANING)
+
+    def _shift(self, default: Site, measured: _Points) -> float:
+        """Octaves by which the default has turned out slower here than its shipped curve says."""
+        shipped, points = self._shipped(default), measured.get(default.variant)
+        if not shipped or not points:
+            return 0.0
+        off = [math.log2(max(s.expected_s, 1e-9)) - _interpolate(shipped["points"], s.log2_work) for _, _, s in points]
+        return float(np.median(off))
+
+    def _measured(self, operation: str, dtype: str) -> _Points:
+        """Sketches with steady observations, by variant."""
+        out: _Points = {}
+        for (cell, context), sketch in self._state.of(operation, dtype).items():
+            if sketch.count:
+                out.setdefault(cell.variant, []).append((cell, context, sketch))
+        return out
 
     def _shipped(self, site: Site) -> Mapping[str, Any] | None:
-        found: Mapping[str, Any] | None = self._priors.get(f"{site.operation}|{site.variant}|{site.dtype}")
+        priors = shipped_priors() if self._given is None else self._given
+        found: Mapping[str, Any] | None = priors.get(f"{site.operation}|{site.variant}|{site.dtype}")
         return found
-
-
-def _guess(site: Site) -> float:
-    """Overhead + work / rate in octaves, for a variant nobody has timed."""
-    work = max(site.work, 1.0)
-    if "@cuda" in site.variant:
-        moved = 0.0 if "cuda" in site.detail else 16.0 * site.size / GPU_BYTES_PER_S  # in and out again
-        return math.log2(6e-5 + moved + work / GPU_RATE)
-    return math.log2(BASE_S + work / RATE)
-
-
-def _own_mean(x: float, offset: float, shipped: Mapping[str, Any] | None) -> float:
-    if shipped:
-        return offset + _interpolate(shipped["points"], x)
-    return offset + math.log2(BASE_S + 2.0**x / RATE)
 
 
 def _interpolate(points: Sequence[Sequence[float]], x: float) -> float:
@@ -201,28 +240,21 @@ def _last_axis(shape_class: str) -> float:
     return float(last) / 2.0 if last.lstrip("-").isdigit() else 0.0
 
 
-def _matern(d: Array) -> Array:
-    """Matern 3/2 (Rasmussen and Williams 2006, eq. 4.17)."""
-    s = math.sqrt(3.0) * d
-    return (1.0 + s) * np.exp(-s)
+def _covariance(a: _Inputs, b: _Inputs, level: float) -> Array:
+    """Covariance in octaves squared: levels of overhead and of rate, trend, wiggle; weaker across parameters and loads.
 
-
-def _kernel(
-    x: Array, shape: Array, detail: tuple[str, ...], context: tuple[str, ...],
-    x2: Array, shape2: Array, detail2: tuple[str, ...], context2: tuple[str, ...],
-) -> Array:  # fmt: skip
-    """Covariance in octaves squared: level + trend + wiggle, weaker across parameters and loads."""
-    d = np.abs(x[:, None] - x2[None, :]) / LENGTH
-    ds = np.abs(shape[:, None] - shape2[None, :]) / SHAPE_LENGTH
-    same = np.where(np.array(detail)[:, None] == np.array(detail2)[None, :], 1.0, OTHER_DETAIL)
-    load = np.where(np.array(context)[:, None] == np.array(context2)[None, :], 1.0, OTHER_CONTEXT)
-    trend = SLOPE**2 * (x[:, None] - 16.0) * (x2[None, :] - 16.0) / LENGTH
-    out: Array = same * load * (LEVEL_KNOWN**2 + trend + WIGGLE**2 * _matern(d) * _matern(ds))
+    The wiggle is a Matern 3/2 (Rasmussen and Williams 2006, eq. 4.17).
+    """
+    s = math.sqrt(3.0) * (
+        np.abs(a.x[:, None] - b.x[None, :]) / LENGTH + np.abs(a.axis[:, None] - b.axis[None, :]) / SHAPE_LENGTH
+    )
+    overheads = np.multiply.outer(a.share, b.share)
+    rates = np.multiply.outer(1.0 - a.share, 1.0 - b.share)
+    trend = SLOPE**2 * rates * np.multiply.outer(a.x - 20.0, b.x - 20.0) / LENGTH
+    same = np.where(a.detail[:, None] == b.detail[None, :], 1.0, OTHER_DETAIL)
+    load = np.where(a.context[:, None] == b.context[None, :], 1.0, OTHER_CONTEXT)
+    out: Array = same * load * (level**2 * (overheads + rates) + trend + WIGGLE**2 * (1.0 + s) * np.exp(-s))
     return out
-
-
-def _kernel_diagonal(x: float) -> float:
-    return LEVEL_KNOWN**2 + SLOPE**2 * (x - 16.0) ** 2 / LENGTH + WIGGLE**2
 
 
 @lru_cache(maxsize=1)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
-from ..executors import conversion
+from ..executors import conversion, registry
 from ..executors.base import Variant
 from ..executors.errors import NoCandidateError, UnsupportedError
 from ..executors.fallback import Attempt, run_chain
 from ..executors.prepare import Prepared, prepare
 from ..telemetry.history import History
 from ..telemetry.outcome import Failure, Outcome, Site
+from .arguments import all_leaves, key_of, request_of, stands_apart
 from .decision import Decision
-from .engine import Choice, Engine
+from .engine import MOST_STRIDE, Choice, Engine
 from .failures import classify, import_outcome
 from .operations import Operation
 from .request import Request
@@ -33,7 +33,6 @@ UNSAMPLED = 64
 ASYNCHRONOUS_STRIDE = 16
 """Share of device-resident calls that wait for the device in order to be timed."""
 NEVER = 1 << 62
-_PLAIN = frozenset({int, str, bool, type(None), bytes})
 
 
 class Original(Protocol):
@@ -46,16 +45,18 @@ class Original(Protocol):
 class _Entry:
     """What a known signature needs; replaced or dropped, and touched by the hot path without a lock."""
 
-    __slots__ = ("call", "choice", "rule", "seen", "site", "skip", "stride", "tickets")
+    __slots__ = ("call", "choice", "prepared", "rule", "seen", "site", "skip", "stride", "tickets", "timed")
 
-    def __init__(self, call: Callable[..., Any], choice: Choice | None, stride: int) -> None:
-        self.call = call
+    def __init__(self, prepared: Prepared, choice: Choice) -> None:
+        self.prepared = prepared
+        self.call = prepared.call
+        self.timed = _timed(prepared)
         self.choice = choice
-        self.site: Site | None = choice.sites[choice.decision.variant] if choice else None
-        self.rule = choice.decision.rule if choice else ""
-        self.tickets: list[str] = choice.tickets if choice else []
-        self.stride = stride
-        self.skip = 0 if choice else NEVER
+        self.site: Site = choice.sites[choice.decision.variant]
+        self.rule = choice.decision.rule
+        self.tickets = choice.tickets
+        self.stride = ASYNCHRONOUS_STRIDE if prepared.asynchronous else choice.stride
+        self.skip = 0
         self.seen = 0
 
 
@@ -84,6 +85,7 @@ class Dispatcher:
         self._deterministic = deterministic
         self._entries: dict[Any, _Entry] = {}
         self._prepared: dict[Any, Prepared] = {}
+        self._loaded: dict[str, Callable[..., Any]] = {}
         self._history: History = engine.history
         self._append = engine.history.buffer.append
 
@@ -95,11 +97,11 @@ class Dispatcher:
             x = args[0]
             key: Any = (x.shape, x.dtype)
         else:
-            key = _key(args, kwargs)
+            key = key_of(args, kwargs)
         entry = self._entries.get(key)
         if entry is None or entry.tickets or SCOPE.get() is not None:
             return self._slow(key, entry, args, kwargs)
-        if entry.skip:
+        if entry.skip > 0:  # two threads may both count the last one down
             entry.skip -= 1
             try:
                 return entry.call(*args, **kwargs)
@@ -107,7 +109,7 @@ class Dispatcher:
                 return self._rescue(entry, error, args, kwargs)
         started = perf_counter()
         try:
-            result = entry.call(*args, **kwargs)
+            result = entry.timed(*args, **kwargs)
         except Exception as error:
             return self._rescue(entry, error, args, kwargs)
         ended = perf_counter()
@@ -124,8 +126,7 @@ class Dispatcher:
     # ------------------------------------------------------------------------------------------ the other paths
 
     def _slow(self, key: Any, entry: _Entry | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        kinds = [conversion.kind_of(a) for a in (*args, *kwargs.values())]
-        if "foreign" in kinds or "tracer" in kinds or any(map(conversion.passes_through, (*args, *kwargs.values()))):
+        if stands_apart(args, kwargs):
             return self._untouched(args, kwargs)
         scoped = scope() is not None
         choice = entry.choice if entry is not None and not scoped else None
@@ -135,13 +136,9 @@ class Dispatcher:
             choice = self.engine.choose(self.request(args, kwargs))
             self.engine.adopt(choice)
         order, rule = choice.decision.chain, choice.decision.rule
-        if choice.tickets:
-            try:
-                trial = choice.tickets.pop()  # consumed once, whichever thread comes first
-            except IndexError:
-                pass
-            else:
-                order, rule = (trial, *(name for name in order if name != trial)), "explore"
+        trial = self.engine.take_trial(choice) if choice.tickets else None
+        if trial is not None:
+            order, rule = (trial, *(name for name in order if name != trial)), "explore"
         return self._walk(choice, order, rule, None if scoped else key, args, kwargs)
 
     def _walk(
@@ -165,15 +162,17 @@ class Dispatcher:
             attempts.append(Attempt(name, call, partial(classify, variant.backend)))
         try:
             return run_chain(attempts, on_outcome=told)
-        except NoCandidateError as error:
-            raise _exhausted(choice, error) from error.__cause__
         except Exception as error:
-            return self._settle(choice, culprit, error, args, kwargs)
+            if culprit:
+                return self._settle(choice, culprit, error, args, kwargs)
+            if isinstance(error, NoCandidateError):
+                raise _exhausted(choice, error) from error.__cause__
+            raise
 
     def _attempt(
         self, choice: Choice, variant: Variant, rule: str, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        prepared = self.prepared(variant, choice.request, args, kwargs)
+        prepared = self.prepared(variant, choice.request, args, kwargs, rule)
         request = choice.request
         warm = self.engine.is_warm(request, variant)
         started = perf_counter()
@@ -194,10 +193,7 @@ class Dispatcher:
     def _remember(self, key: Any, prepared: Prepared, choice: Choice) -> None:
         if len(self._entries) >= MOST_ENTRIES:
             self._entries.clear()  # rare, and cheaper than keeping an order on the hot path
-        entry = _Entry(prepared.call, choice, ASYNCHRONOUS_STRIDE if prepared.asynchronous else choice.stride)
-        if prepared.asynchronous:
-            entry.call = _Sampled(prepared)
-            entry.skip = 0
+        entry = _Entry(prepared, choice)
         if not self.engine.learning or self.engine.settings().mode == "off":
             entry.skip = NEVER
         self._entries[key] = entry
@@ -205,8 +201,6 @@ class Dispatcher:
     def _rescue(self, entry: _Entry, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A known call failed: walk on with the rest of its chain, or let the caller's own error out unchanged."""
         choice = entry.choice
-        if choice is None:
-            raise error
         variant = choice.variant
 
         def failed() -> Any:
@@ -236,7 +230,7 @@ class Dispatcher:
             choice.sites[variant.name], self._history.now(), seconds, failure=failure, message=message[:500], rule=rule
         )
         self._record(outcome)
-        self._entries = {k: e for k, e in self._entries.items() if e.choice is None or e.choice.variant != variant}
+        self._entries = {k: e for k, e in self._entries.items() if e.choice.variant != variant}
 
     def _record(self, outcome: Outcome) -> None:
         if self.engine.learning and self.engine.settings().mode != "off":
@@ -244,14 +238,26 @@ class Dispatcher:
 
     def _untouched(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._original is None:
-            odd = next((type(a) for a in (*args, *kwargs.values()) if conversion.kind_of(a) == "foreign"), None)
-            if odd is None:
-                return self.prepared(self.operation.variants[0], None, args, kwargs).call(*args, **kwargs)
-            raise UnsupportedError(
-                f"{self.operation.name} got a {odd.__module__}.{odd.__qualname__}; it takes plain NumPy, torch, jax or "
-                "cupy arrays. Pass the bare array (for a masked array .filled(...), for a Series .to_numpy())."
-            )
+            odd = next((x for x in all_leaves(args, kwargs) if conversion.kind_of(x) == "foreign"), None)
+            if odd is not None:
+                raise UnsupportedError(
+                    f"{self.operation.name} got a {type(odd).__module__}.{type(odd).__qualname__}; it takes plain "
+                    "NumPy, torch, jax or cupy arrays. Pass the bare array (for a masked array .filled(...), for a "
+                    "Series .to_numpy())."
+                )
+            native = self._native(args, kwargs)
+            function = self._loaded.get(native.name)
+            if function is None:
+                # Not by way of the registry: its check would itself be traced, and fail.
+                function = self._loaded[native.name] = native.load()
+            return function(*args, **kwargs)
         return self._original(args, kwargs)
+
+    def _native(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Variant:
+        """The first variant of the library that traces or transforms these arguments; else the default."""
+        kinds = {conversion.library_of(x) for x in all_leaves(args, kwargs)} - {None, "numpy"}
+        own = (v for v in self.operation.variants if v.device == "cpu" and registry.executor(v.backend).kind in kinds)
+        return next(own, self.operation.variants[0])
 
     # ------------------------------------------------------------------------------------------ for others
 
@@ -260,24 +266,26 @@ class Dispatcher:
         return request_of(self.operation.name, args, kwargs, deterministic=self._deterministic)
 
     def prepared(
-        self, variant: Variant, request: Request | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self, variant: Variant, request: Request, args: tuple[Any, ...], kwargs: Mapping[str, Any], rule: str = ""
     ) -> Prepared:
         """`variant` as a plain callable for arguments of these kinds; imports its library on first use."""
         kinds = tuple(map(conversion.kind_of, args))
         named = tuple((name, conversion.kind_of(value)) for name, value in kwargs.items())
-        out = request.residency if request is not None else "numpy"
+        out = request.residency
         key = (variant.name, kinds, named, out)
         found = self._prepared.get(key)
         if found is None:
             kind, _, device = out.partition("@")
             found = prepare(variant, kinds, dict(named), out=kind, out_device=device or "cpu")
             if found.import_s:
-                self._record(import_outcome(variant.backend, found.import_s, self._history.now()))
+                self._record(import_outcome(variant.backend, found.import_s, self._history.now(), rule))
             self._prepared[key] = found
         return found
 
     def bind(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
         """Decide once for arguments like these and return the plain call; nothing is recorded, nothing is tried."""
+        if stands_apart(args, kwargs):
+            return lambda *args, **kwargs: self._untouched(args, kwargs)
         if self._validate is not None:
             self._validate(*args, **kwargs)
         choice = self.engine.choose(self.request(args, kwargs))
@@ -294,12 +302,15 @@ class Dispatcher:
 
     def explain(self, *args: Any, **kwargs: Any) -> Decision:
         """The decision for these arguments, with its reasons. Runs, imports and spends nothing."""
+        if stands_apart(args, kwargs):
+            return _left_alone(self.operation.name, args, kwargs)
         return self.engine.choose(self.request(args, kwargs)).decision
 
     def replace(self, operation: Operation) -> None:
         """Take over changed variants."""
         self.operation = operation
         self._prepared.clear()
+        self._loaded.clear()
         self._entries.clear()
 
     def refresh(self, due: set[tuple[str, str]] | None) -> None:
@@ -309,7 +320,7 @@ class Dispatcher:
             return
         for key, entry in list(self._entries.items()):
             choice = entry.choice
-            if choice is None or (choice.request.operation, choice.request.dtype) not in due:
+            if (choice.request.operation, choice.request.dtype) not in due:
                 continue
             try:
                 fresh = self.engine.choose(choice.request)
@@ -320,111 +331,32 @@ class Dispatcher:
             if fresh.decision.variant != choice.decision.variant:
                 self._entries.pop(key, None)  # the next call binds the new choice
                 continue
-            renewed = _Entry(entry.call, fresh, entry.stride if isinstance(entry.call, _Sampled) else fresh.stride)
+            renewed = _Entry(entry.prepared, fresh)
             renewed.seen = entry.seen
+            renewed.skip = entry.skip if entry.skip > MOST_STRIDE else min(entry.skip, renewed.stride - 1)
             self._entries[key] = renewed
 
 
-class _Sampled:
-    """A call whose result is still being computed on return: timed calls wait for the device, the others do not."""
+def _timed(prepared: Prepared) -> Callable[..., Any]:
+    """The call for a measurement: where the result may still be being computed on return, it waits for the device."""
+    if not prepared.asynchronous:
+        return prepared.call
+    call, wait = prepared.call, prepared.executor.synchronize
 
-    __slots__ = ("_count", "_prepared")
-
-    def __init__(self, prepared: Prepared) -> None:
-        self._prepared = prepared
-        self._count = 0
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self._count += 1
-        result = self._prepared.call(*args, **kwargs)
-        if self._count <= UNSAMPLED or self._count % ASYNCHRONOUS_STRIDE == 1:
-            self._prepared.executor.synchronize(result)
+    def waiting(*args: Any, **kwargs: Any) -> Any:
+        result = call(*args, **kwargs)
+        wait(result)
         return result
 
-
-def _key(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What tells signatures apart: shapes, dtypes, devices; values of plain parameters; types of all else."""
-    key: list[Any] = []
-    for value in args:
-        kind = type(value)
-        if kind is ndarray:
-            key.append(value.shape)
-            key.append(value.dtype)
-        elif kind is float:
-            key.append(float)
-        elif kind in _PLAIN:
-            key.append(kind)
-            key.append(value)
-        else:
-            key.append(_other(value))
-    for name, value in kwargs.items():
-        key.append(name)
-        kind = type(value)
-        if kind is ndarray:
-            key.append(value.shape)
-            key.append(value.dtype)
-        elif kind is float:
-            key.append(float)
-        elif kind in _PLAIN:
-            key.append(kind)
-            key.append(value)
-        else:
-            key.append(_other(value))
-    return tuple(key)
+    return waiting
 
 
-def _other(value: Any) -> Any:
-    kind = conversion.kind_of(value)
-    if kind == "torch":
-        if conversion.passes_through(value):
-            return _Unique()
-        return (type(value), value.shape, value.dtype, value.requires_grad, value.device)
-    if kind in ("jax", "cupy"):
-        return (type(value), value.shape, value.dtype, conversion.residency(value))
-    if kind == "tracer":
-        return _Unique()
-    if isinstance(value, (tuple, list)):
-        return (type(value), *(_key((item,), {}) for item in value))
-    if isinstance(value, dict):
-        return (dict, *((name, _key((item,), {})) for name, item in value.items()))
-    return type(value)
-
-
-class _Unique:
-    """A key that no table holds: such a call always takes the careful path."""
-
-    __slots__ = ()
-
-
-def request_of(
-    operation: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, deterministic: bool = False
-) -> Request:
-    """Read a request off arguments: arrays give shapes, dtype, residency; plain values are parameters."""
-    shapes: list[tuple[int, ...]] = []
-    parameters: dict[str, Any] = {}
-    dtype, residency, gradient = "", "numpy", False
-    named = [(f"arg{i}", value) for i, value in enumerate(args)] + list(kwargs.items())
-    for name, value in named:
-        for leaf in _leaves(value):
-            kind = conversion.kind_of(leaf)
-            if kind is not None:
-                shapes.append(tuple(map(int, leaf.shape)))
-                dtype = dtype or conversion.dtype_name(leaf)
-                gradient = gradient or conversion.requires_grad(leaf)
-                if kind != "numpy" and residency == "numpy":
-                    residency = conversion.residency(leaf)
-            elif type(leaf) in _PLAIN and leaf is not None:
-                parameters[name] = leaf
-    built = Request.from_arrays(operation, tuple(shapes) or ((),), dtype or "float64", parameters, gradient, residency)
-    return replace(built, deterministic=True) if deterministic else built
-
-
-def _leaves(value: Any) -> list[Any]:
-    if isinstance(value, (list, tuple)):
-        return [leaf for item in value for leaf in _leaves(item)]
-    if isinstance(value, dict):
-        return [leaf for item in value.values() for leaf in _leaves(item)]
-    return [value]
+def _left_alone(operation: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Decision:
+    kinds = dict.fromkeys(type(x).__qualname__ for x in all_leaves(args, kwargs))
+    return Decision(
+        operation, f"{operation} of {', '.join(kinds)}", "original", "", "", ("original",), "untouched",
+        "such arguments are left alone: the function itself runs, and nothing is recorded",
+    )  # fmt: skip
 
 
 def _exhausted(choice: Choice, error: NoCandidateError) -> NoCandidateError:

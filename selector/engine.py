@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,27 +10,25 @@ from itertools import count
 
 from ..executors import registry
 from ..executors.base import Variant
-from ..executors.errors import BackendUnavailableError, NoCandidateError
+from ..executors.errors import BackendUnavailableError
 from ..telemetry.history import History
 from ..telemetry.outcome import Failure, Outcome, Site
 from . import rules
 from .base import Candidate, CostModel, Policy, Prediction, Question, Ranking
 from .constraints import LARGE_WORKSPACE, Machine, breaker_key, matches, variants_of, why_not
 from .decision import Decision
+from .failures import nothing_left
 from .ledger import Ledger
 from .request import Request
 from .settings import Settings, scope
+from .traffic import ClassKey, SizeClass, Traffic, class_key
 
 log = logging.getLogger("pointsman")
 
 SAMPLE_S = 2e-4
 """Calls faster than this are sampled once learned, so that no entry records more than about 5 000 calls a second."""
 MOST_STRIDE = 256
-REFIT_GROWTH = 0.1
-"""A group is fitted anew when its observations have grown by this share: work stays logarithmic in calls."""
-MOST_SIGNATURES = 20_000
-NEAR = 2.0
-"""Octaves of work over which what was spent at another size counts half: what is learned there helps here."""
+MOST_KEPT = 20_000
 
 
 @dataclass(slots=True)
@@ -44,29 +41,13 @@ class Choice:
     sites: dict[str, Site]
     default_s: float
     tickets: list[str] = field(default_factory=list)
+    trial_loss_s: float = 0.0  # what a trial may lose at most
     stride: int = 1
 
     @property
     def variant(self) -> Variant:
         """The chosen variant."""
         return self.variants[self.decision.variant]
-
-
-@dataclass(slots=True)
-class _Class:
-    """What has been seen of one (operation, dtype, shape class, detail)."""
-
-    x: float = 0.0  # log2 of the default's work: where it lies on the size axis
-    calls: float = 0.0
-    spent_s: float = 0.0
-    incumbent: str | None = None
-    default_s: float = 0.0
-    default_known: bool = False
-    chosen_s: float = 0.0
-    wishes: dict[str, float] = field(default_factory=dict)  # backend not imported yet -> seconds it would save a call
-
-
-ClassKey = tuple[str, str, str, str]
 
 
 class Engine:
@@ -86,13 +67,12 @@ class Engine:
         self.epoch = 0
         self.context = "quiet"
         self.ledger = Ledger(history)
+        self.traffic = Traffic()
         self._lock = threading.RLock()
-        self._classes: dict[ClassKey, _Class] = {}
-        self._of_group: dict[tuple[str, str], list[_Class]] = {}
-        self._signatures: dict[tuple[ClassKey, float, int], float] = {}
         self._predictions: dict[tuple[ClassKey, str, tuple[str, ...]], list[Prediction]] = {}
-        self._group: dict[tuple[str, str], list[float]] = {}  # (operation, dtype) -> [seen, seen at the last fit]
         self._warm: set[tuple[object, ...]] = set()
+        self._handed_out: set[tuple[ClassKey, str]] = set()  # trials whose outcome has not been learned from
+        self._at_risk_s = 0.0  # what trials may have lost since the last batch was learned from
         self._epochs = count(1)
 
     # ------------------------------------------------------------------------------------------ choosing
@@ -110,6 +90,8 @@ class Engine:
         devices = self.machine.devices(settings)
         variants = variants_of(operation, devices)
         insists, who = self._insists(request, settings)
+        if insists is not None and not request.require and self._may_run(request, preferred, variants, settings):
+            insists, who = None, ""  # the call goes over scope, process and environment
         fit, excluded = [], []
         for variant in variants:
             why = why_not(request, variant, settings, self.machine, insists)
@@ -118,7 +100,7 @@ class Engine:
             else:
                 excluded.append((variant.name, why))
         if not fit:
-            raise _nothing_left(request, excluded, insists, who)
+            raise nothing_left(request.describe(), excluded, insists, who)
         protected = operation is not None and operation.protected
         with self._lock:
             return self._choose(request, fit, excluded, settings, preferred, who, protected)
@@ -128,16 +110,16 @@ class Engine:
         preferred: str | None, who: str, protected: bool,
     ) -> Choice:  # fmt: skip
         sites = {v.name: request.site(v) for v in fit}
-        key = _class_key(next(iter(sites.values())))
-        seen = self._classes.get(key) or _Class()
+        key = class_key(next(iter(sites.values())))
+        seen = self.traffic.at(key) or SizeClass()
         candidates = self._candidates(request, fit, sites, key)
-        default, default_rule = rules.default_of(request, candidates, sites[fit[0].name].work)
         calls = self._calls_expected(request, sites[fit[0].name])
+        default, default_rule = rules.default_of(request, candidates, sites[fit[0].name].work, calls)
         exploring = self.learning and settings.mode == "select" and settings.explore > 0.0 and not self.frozen
         question = Question(
             candidates, default, calls,
-            spent_s=self._spent_near(key),
-            import_earned=self._imports_earned(candidates),
+            at_stake_s=self.traffic.at_stake(key, candidates),
+            import_earned=self.traffic.imports_earned(candidates),
             incumbent=seen.incumbent,
             explore=exploring and not (protected or request.deterministic or who),
             credit_s=self.ledger.credit_s(settings.explore),
@@ -158,7 +140,7 @@ class Engine:
         return Choice(
             request, decision, {v.name: v for v in fit}, sites,
             default_s=by_name[default].prediction.seconds,
-            tickets=[ranking.trial] if ranking.trial else [],
+            tickets=[ranking.trial] if ranking.trial else [], trial_loss_s=ranking.trial_loss_s,
             stride=max(1, min(MOST_STRIDE, int(SAMPLE_S / max(expected, 1e-7)))),
         )  # fmt: skip
 
@@ -168,7 +150,7 @@ class Engine:
         by_name = {c.variant: c for c in decision.candidates}
         basis, expected = by_name[decision.default].prediction, by_name[decision.variant].prediction
         with self._lock:
-            seen = self._class_of(choice.sites[decision.default])
+            seen = self.traffic.of(choice.sites[decision.default])
             seen.default_s, seen.default_known = basis.mean_s, basis.source in ("measured", "nearby")
             seen.chosen_s = expected.mean_s
             seen.wishes = {}
@@ -176,16 +158,23 @@ class Engine:
                 gain = expected.mean_s - c.prediction.mean_s
                 if c.import_s and gain > 0.0 and c.prediction.source != "guess":
                     seen.wishes[c.backend] = max(seen.wishes.get(c.backend, 0.0), gain)
-            if seen.calls:
+            if seen.calls and decision.rule not in ("override", "required"):  # one call's wish binds no other
                 seen.incumbent = decision.variant
 
-    def _class_of(self, site: Site) -> _Class:
-        key = _class_key(site)
-        seen = self._classes.get(key)
-        if seen is None:
-            seen = self._classes[key] = _Class(x=math.log2(max(site.work, 1.0)))
-            self._of_group.setdefault(key[:2], []).append(seen)
-        return seen
+    def take_trial(self, choice: Choice) -> str | None:
+        """The variant that this call is to try: handed out once a class, and only while the credit covers it."""
+        try:
+            trial = choice.tickets.pop()  # whichever thread comes first
+        except IndexError:
+            return None
+        key = (class_key(choice.sites[trial]), trial)
+        with self._lock:
+            left = self.ledger.credit_s(self.settings().explore) - self._at_risk_s
+            if self.frozen or key in self._handed_out or choice.trial_loss_s > left:
+                return None
+            self._handed_out.add(key)
+            self._at_risk_s += choice.trial_loss_s
+        return trial
 
     def _insists(self, request: Request, settings: Settings) -> tuple[str | None, str]:
         """What must be used and who says so; call > scope > process > environment."""
@@ -206,16 +195,18 @@ class Engine:
         by_call = preferred is not None and preferred != "auto"
         wish = preferred if by_call else settings.prefer
         source = f"preferred_backend={preferred!r}" if by_call else settings.origin.get("prefer", "prefer")
-        if wish is not None and not who:
+        passed = ""
+        if wish is not None and (not who or by_call):
             known = [v.name for v in fit if matches(v, str(wish))]
             if known:
                 first = next(name for name in ranking.order if name in known)
                 order = (first, *(name for name in ranking.order if name != first))
                 return Ranking(order, "override", "preferred, and able to run"), source, "", ()
             passed = f"{source} is passed over: {self._why_passed(request, str(wish))}"
-            return ranking, "", passed, ()
+            if not who:
+                return ranking, "", passed, ()
         if who:
-            return Ranking(ranking.order, "required", "nothing else is allowed"), who, "", ()
+            return Ranking(ranking.order, "required", "nothing else is allowed"), who, passed, ()
         order = (question.default, *(name for name in ranking.order if name != question.default))
         if request.deterministic:
             return Ranking(order, "deterministic", "a deterministic workload always takes the default"), "", "", ()
@@ -230,6 +221,11 @@ class Engine:
             why = f"mode {settings.mode!r} changes nothing" if settings.mode != "select" else "learning is off"
             return Ranking(order, "default", why), settings.origin.get("mode", ""), "", notes
         return ranking, "", "", ()
+
+    def _may_run(self, request: Request, wish: str | None, variants: Sequence[Variant], settings: Settings) -> bool:
+        return wish is not None and any(
+            matches(v, wish) and why_not(request, v, settings, self.machine, None) is None for v in variants
+        )
 
     def _why_passed(self, request: Request, wish: str) -> str:
         settings = self.settings()
@@ -256,7 +252,7 @@ class Engine:
         predictions = self._predictions.get(cache)
         if predictions is None:
             predictions = self.costs.predict([sites[n] for n in names], [v.backend for v in fit], self.context)
-            if len(self._predictions) > MOST_SIGNATURES:
+            if len(self._predictions) > MOST_KEPT:
                 self._predictions.clear()
             self._predictions[cache] = predictions
         return tuple(
@@ -283,7 +279,7 @@ class Engine:
 
     def warmed(self, request: Request, variant: Variant) -> None:
         """Note that this signature has run."""
-        if len(self._warm) > MOST_SIGNATURES:
+        if len(self._warm) > MOST_KEPT:
             self._warm.clear()
         self._warm.add(self._warm_key(request, variant))
 
@@ -291,74 +287,44 @@ class Engine:
         """Calls of this signature still to come: as said, else as many as there have been (ski rental)."""
         if request.expected_calls is not None:
             return float(request.expected_calls)
-        return max(1.0, self._signatures.get(_signature(site), 0.0))
-
-    def _spent_near(self, key: ClassKey) -> float:
-        """Seconds spent in this class; other sizes of the operation count the less the more classes lie between."""
-        here = self._classes.get(key)
-        if here is None:
-            return 0.0
-        near = self._of_group.get(key[:2], ())
-        return sum(c.spent_s * math.exp2(-abs(c.x - here.x) / NEAR) for c in near)
-
-    def _imports_earned(self, candidates: tuple[Candidate, ...]) -> frozenset[str]:
-        """Backends whose import all the calls so far, of all operations, would have repaid."""
-        pending = {c.backend: c.import_s for c in candidates if c.import_s}
-        if not pending:
-            return frozenset()
-        saved = dict.fromkeys(pending, 0.0)
-        for seen in self._classes.values():
-            for backend, gain in seen.wishes.items():
-                if backend in saved:
-                    saved[backend] += gain * seen.calls
-        return frozenset(b for b, cost in pending.items() if saved[b] >= cost)
+        return max(1.0, self.traffic.calls_of(site))
 
     # ------------------------------------------------------------------------------------------ learning
 
     def learn(self, outcomes: Sequence[Outcome], changed: set[tuple[str, str]]) -> set[tuple[str, str]]:
         """Take in a batch that the history has applied; returns the groups whose choices must be made again."""
         with self._lock:
-            failed = set()
+            failed, changed_level = set(), set()
             for outcome in outcomes:
                 self._count(outcome)
                 if outcome.failure is not None:
                     failed.add((outcome.site.operation, outcome.site.dtype))
+                elif self.traffic.surprised(outcome) and not self.frozen:
+                    changed_level.add((outcome.site.operation, outcome.site.dtype))
             context = self._read_context(outcomes)
             flipped = context != self.context
             self.context = context
-            due = failed if self.frozen else failed | self.machine.breakers.due_groups()
-            for group in changed:
-                tally = self._group.setdefault(group, [0.0, 0.0])
-                if not self.frozen and (tally[0] - tally[1] >= max(1.0, REFIT_GROWTH * tally[1])):
-                    tally[1] = tally[0]
-                    due.add(group)
+            self._at_risk_s = 0.0
+            due = failed if self.frozen else failed | changed_level | self.machine.breakers.due_groups()
+            if not self.frozen:
+                due |= self.traffic.grown(changed)
             if flipped and not self.frozen:
-                due |= set(self._group)
+                due |= self.traffic.groups()
             if due:
                 self.costs.forget(due)
-                self._predictions = {k: v for k, v in self._predictions.items() if (k[0][0], k[0][1]) not in due}
+                self._predictions = {k: v for k, v in self._predictions.items() if k[0][:2] not in due}
+                self._handed_out = {key for key in self._handed_out if key[0][:2] not in due}
                 self.epoch = next(self._epochs)
             return due
 
     def _count(self, outcome: Outcome) -> None:
-        site = outcome.site
-        if site.operation == "import":
-            self.ledger.paid(outcome.seconds, 0.0, trial=outcome.rule == "explore")
-            return
-        seen = self._class_of(site)
-        calls = float(outcome.calls)
-        seen.calls += calls
-        seen.spent_s += outcome.seconds * calls
-        signature = _signature(site)
-        if len(self._signatures) > MOST_SIGNATURES:
-            self._signatures.clear()
-        self._signatures[signature] = self._signatures.get(signature, 0.0) + calls
-        self._group.setdefault((site.operation, site.dtype), [0.0, 0.0])[0] += calls
-        basis = seen.default_s if seen.default_known else outcome.seconds
         trial = outcome.rule == "explore"
+        if outcome.site.operation == "import":
+            self.ledger.paid(outcome.seconds, 0.0, trial=trial, attempts=0)
+            return
+        seen, calls = self.traffic.count(outcome), float(outcome.calls)
+        basis = seen.default_s if seen.default_known else outcome.seconds
         self.ledger.paid(outcome.seconds * calls, basis * calls, trial=trial, usual=seen.chosen_s if trial else 0.0)
-        if outcome.failure is None:
-            seen.incumbent = seen.incumbent or site.variant
 
     def _read_context(self, outcomes: Sequence[Outcome]) -> str:
         return outcomes[-1].context if outcomes else self.context
@@ -382,41 +348,8 @@ class Engine:
     def clear(self) -> None:
         """Forget all that was seen (the history was reset)."""
         with self._lock:
-            self._classes.clear()
-            self._of_group.clear()
-            self._signatures.clear()
+            self.traffic.clear()
+            self._handed_out.clear()
             self._predictions.clear()
-            self._group.clear()
             self.costs.forget(None)
             self.epoch = next(self._epochs)
-
-
-def _class_key(site: Site) -> ClassKey:
-    return (site.operation, site.dtype, site.shape_class, site.detail)
-
-
-def _signature(site: Site) -> tuple[ClassKey, float, int]:
-    return (_class_key(site), 0.0, site.size)
-
-
-def _nothing_left(request: Request, excluded: list[tuple[str, str]], insists: str | None, who: str) -> NoCandidateError:
-    listed = "\n".join(f"  {name}: {why}" for name, why in excluded)
-    asked = f"{insists!r} is demanded by {who}, and " if insists else ""
-    if insists and insists not in ("cpu", "gpu", "cuda"):
-        listed = "\n".join(f"  {n}: {w}" for n, w in excluded if "is required" not in w) or (
-            f"  {request.operation} has no variant on {insists}"
-        )
-        try:
-            missing = registry.available(insists)
-        except (ValueError, BackendUnavailableError) as error:
-            missing = str(error)
-        if missing:
-            return _Unavailable(f"{request.describe()}: {asked}it cannot run: {missing}")
-    return NoCandidateError(
-        f"no backend can run {request.describe()}: {asked}every candidate is excluded:\n{listed}\n"
-        "Relax the constraint named above, install another backend, or pass NumPy arrays."
-    )
-
-
-class _Unavailable(NoCandidateError, BackendUnavailableError):
-    """A demanded backend is missing: also an ImportError."""

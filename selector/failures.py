@@ -31,6 +31,30 @@ def classify(backend: str, error: BaseException) -> Failure | None:
     return None if found is Failure.USER_ERROR else found
 
 
-def import_outcome(backend: str, seconds: float, when: float) -> Outcome:
+def import_outcome(backend: str, seconds: float, when: float, rule: str = "") -> Outcome:
     """What importing a library cost, as an outcome of its own: it belongs to no single operation."""
-    return Outcome(Site("import", backend, "", "", ""), when, seconds, import_s=seconds)
+    return Outcome(Site("import", backend, "", "", ""), when, seconds, import_s=seconds, rule=rule)
+
+
+def nothing_left(what: str, excluded: list[tuple[str, str]], insists: str | None, who: str) -> NoCandidateError:
+    """The error for a request that no variant may run; `insists` is what `who` demands."""
+    listed = "\n".join(f"  {name}: {why}" for name, why in excluded)
+    asked = f"{insists!r} is demanded by {who}, and " if insists else ""
+    if insists and insists not in ("cpu", "gpu", "cuda"):
+        listed = "\n".join(f"  {n}: {w}" for n, w in excluded if "is required" not in w) or (
+            f"  there is no variant on {insists}"
+        )
+        try:
+            missing = registry.available(insists)
+        except (ValueError, BackendUnavailableError) as error:
+            missing = str(error)
+        if missing:
+            return _Unavailable(f"{what}: {asked}it cannot run: {missing}")
+    return NoCandidateError(
+        f"no backend can run {what}: {asked}every candidate is excluded:\n{listed}\n"
+        "Relax the constraint named above, install another backend, or pass NumPy arrays."
+    )
+
+
+class _Unavailable(NoCandidateError, BackendUnavailableError):
+    """A demanded backend is missing: also an ImportError."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
+
 from ..telemetry.history import History
 
 ALLOWANCE_S = 5.0
 """Start-up allowance: one import and a few compilations, so that learning can begin before it has earned anything."""
+
+
+_KEEPERS: weakref.WeakKeyDictionary[History, weakref.ref[Ledger]] = weakref.WeakKeyDictionary()
 
 
 class Ledger:
@@ -18,6 +23,7 @@ class Ledger:
 
     def __init__(self, history: History) -> None:
         self._history = history
+        _KEEPERS.setdefault(history, weakref.ref(self))
         self.default_s = 0.0  # what the default would have cost for the calls so far
         self.actual_s = 0.0  # what they did cost, cold starts and trials included
         self.explored_s = 0.0  # lost in trials, beyond what the chosen variant would have cost
@@ -25,20 +31,31 @@ class Ledger:
         self.overshoot_s = 0.0  # the most by which the promise was ever exceeded
         self.trials = 0
 
-    def paid(self, seconds: float, default_s: float, *, trial: bool = False, usual: float = 0.0) -> None:
-        """Book one attempt."""
+    def _note(self, name: str, amount: float) -> None:
+        """Add to what is kept with the history: one ledger does, however many selectors share the history."""
+        keeper = _KEEPERS[self._history]()
+        if keeper is None:
+            _KEEPERS[self._history] = weakref.ref(self)
+        if keeper is None or keeper is self:
+            self._history.add_ledger(name, amount)
+
+    def paid(
+        self, seconds: float, default_s: float, *, trial: bool = False, usual: float = 0.0, attempts: int = 1
+    ) -> None:
+        """Book one attempt, or what belongs to one (an import: ``attempts=0``)."""
         self.actual_s += seconds
         self.default_s += default_s
         if trial:
-            self.trials += 1
+            self.trials += attempts
             lost = seconds - usual
             if lost > 0:
                 self.explored_s += lost
-                self._history.add_ledger("explored_s", lost)
+                self._note("explored_s", lost)
             else:
                 self.earned_s -= lost
-                self._history.add_ledger("earned_s", -lost)
-            self._history.add_ledger("trials", 1.0)
+                self._note("earned_s", -lost)
+            if attempts:
+                self._note("trials", float(attempts))
 
     def credit_s(self, share: float) -> float:
         """Seconds that the next trial may lose."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import CodeType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from ..executors import registry
 from ..executors.errors import NoCandidateError, UnsupportedError
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 perf_counter = time.perf_counter
 MOST_FORMS = 4096
+_SYNCHRONOUS = frozenset({"numpy", "scipy", "numba"})  # spares the hot path a look at the capabilities
 
 
 class Monitor:
@@ -30,6 +33,8 @@ class Monitor:
     def __init__(self, selector: IntelligentBackendSelector) -> None:
         self._selector = selector
         self._takes_backend: dict[CodeType, bool] = {}
+        self._waits: dict[str, Callable[[Any], None] | None] = {}
+        self._objects: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
     def execute(
         self, label: str, backend: str | None, func: Callable[..., Any] | Mapping[str, Callable[[], Any]],
@@ -44,6 +49,8 @@ class Monitor:
         started = perf_counter()
         try:
             result = call()
+            if backend not in _SYNCHRONOUS:
+                self._wait_for(backend, result)
         except Exception as error:
             return self._fall_back(label, backend, func, workload, fallback, error, perf_counter() - started)
         ended = perf_counter()
@@ -52,7 +59,19 @@ class Monitor:
             history.buffer.append((site, ended, ended - started, "asked", label, 1))
             if not history.awake:
                 history.wake()
+        if selector._failing and site in selector._failing:
+            selector._recovered(site)
         return result
+
+    def _wait_for(self, backend: str, result: Any) -> None:
+        """Wait until `result` has been computed: the clock is read after that, and its errors belong to this call."""
+        name = backend.partition("@")[0].partition("/")[0]
+        if name not in self._waits:
+            executor = registry.executor(name)
+            self._waits[name] = executor.synchronize if executor.capabilities.asynchronous else None
+        wait = self._waits[name]
+        if wait is not None and registry.row(name).library in sys.modules:
+            wait(result)
 
     def _call_for(self, func: Any, backend: str) -> Callable[[], Any]:
         """`func` for this backend as a call without arguments."""
@@ -65,15 +84,26 @@ class Monitor:
         return plain
 
     def takes_backend(self, func: Any) -> bool:
-        """Whether `func` has a parameter called `backend`; inspected once per code object, not per call."""
+        """Whether `func` has a parameter called `backend`; inspected once, not per call."""
         code = getattr(func, "__code__", None)
-        if code is None:
-            return _has_backend(func)
+        if code is None or func.__dict__:  # a decorator's wrappers share one code object but not what they wrap
+            return self._inspected(func)
         known = self._takes_backend.get(code)
         if known is None:
             if len(self._takes_backend) >= MOST_FORMS:
                 self._takes_backend.clear()
             known = self._takes_backend[code] = _has_backend(func)
+        return known
+
+    def _inspected(self, func: Any) -> bool:
+        """The same for wrappers, partials and objects that can be called: known by the object, held weakly."""
+        func = getattr(func, "__func__", func)  # a bound method is a new object at each access
+        try:
+            known = self._objects.get(func)
+            if known is None:
+                known = self._objects[func] = _has_backend(func)
+        except TypeError:  # not hashable, or no weak reference to be had
+            return _has_backend(func)
         return known
 
     def _fall_back(
@@ -89,7 +119,7 @@ class Monitor:
             if failure not in CURABLE and names:
                 self._told(workload, label, backend, spent, failure, str(error))
                 raise _closure(workload, backend, failure, error, names) from error
-            names = names[:1]
+            names = [backend] if names else []  # the same code once more, and recorded as what it is
 
         def failed() -> Any:
             raise error
@@ -113,7 +143,10 @@ class Monitor:
             for name in names:
                 registry.row(name)
             return names
-        choice = self._selector._known(workload, None).choice
+        try:
+            choice = self._selector._known(workload, None).choice
+        except NoCandidateError:
+            return []  # what happened to the first attempt says more
         backends = [choice.variants[name].backend for name in choice.decision.chain]
         return [name for name in dict.fromkeys(backends) if name != backend]
 
@@ -133,6 +166,9 @@ def _absent(backend: str, func: Mapping[str, Any]) -> Any:
 
 
 def _has_backend(func: Any) -> bool:
+    """Whether a parameter called `backend` is left to fill; a partial's own `backend=` is the caller's word."""
+    if isinstance(func, partial) and "backend" in func.keywords:
+        return False
     try:
         parameter = inspect.signature(func).parameters.get("backend")
     except (TypeError, ValueError):

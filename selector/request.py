@@ -10,7 +10,7 @@ import numpy as np
 from ..executors.base import Parameters, Shapes, Variant
 from ..telemetry.outcome import Site
 from .operations import Operation, find
-from .workload import ITERATIVE_CALLS, WorkloadCharacteristics, detail_of, shape_class
+from .workload import WorkloadCharacteristics, detail_of, shape_class
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +35,16 @@ class Request:
     @classmethod
     def from_workload(cls, workload: WorkloadCharacteristics) -> Request:
         """The request that a workload stands for."""
-        calls = workload.expected_calls
-        if calls is None and workload.is_iterative:
-            calls = ITERATIVE_CALLS
         shapes = workload.shapes or ((),)
+        parameters = dict(workload.parameters)
+        if find(workload.operation_type) is not None:
+            # As for a call on arrays: of a known operation the work is declared, and a float is a value, not a size.
+            parameters = {name: value for name, value in parameters.items() if not isinstance(value, float)}
         return cls(
             operation=workload.operation_type,
             shapes=shapes,
             dtype=workload.dtype or "float64",
-            parameters=dict(workload.parameters),
+            parameters=parameters,
             gradient=workload.requires_gradient,
             residency=workload.residency,
             deterministic=workload.deterministic,
@@ -51,9 +52,9 @@ class Request:
             require=workload.require,
             work=workload.work,
             bytes=workload.bytes,
-            expected_calls=calls,
+            expected_calls=workload.expected_calls,
             shape_class=shape_class(shapes),
-            detail=workload.history_detail,
+            detail=detail_of(parameters, workload.requires_gradient, workload.residency),
         )
 
     @classmethod

@@ -14,8 +14,8 @@ REPAY = 2.0
 """A GPU must promise this factor over the host, transfer both ways included, before anything was measured."""
 
 
-def default_of(request: Request, candidates: Sequence[Candidate], work: float) -> tuple[str, str]:
-    """The default variant and the rule behind it; `candidates` stand in canonical order."""
+def default_of(request: Request, candidates: Sequence[Candidate], work: float, calls: float = 1.0) -> tuple[str, str]:
+    """The default variant and the rule behind it; `candidates` stand in canonical order, `calls` are still expected."""
     home = [c for c in candidates if _kind(c) == request.kind and c.device == request.device] or [
         c for c in candidates if c.device == "cpu"
     ]
@@ -29,7 +29,7 @@ def default_of(request: Request, candidates: Sequence[Candidate], work: float) -
     if work >= SMALL_WORK:
         gpus = [c for c in candidates if c.device != "cpu"]
         best = min(gpus, key=lambda c: c.prediction.seconds, default=None)
-        if best is not None and best.prediction.seconds * REPAY < first.prediction.seconds:
+        if best is not None and best.prediction.seconds * REPAY + best.cold_s / calls < first.prediction.seconds:
             return best.variant, "the data fits the GPU and the work repays the transfer"
     if request.kind != "numpy":
         return first.variant, f"the data is held by {request.kind}"

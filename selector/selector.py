@@ -9,10 +9,12 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import Context
 from typing import Any, TypeVar
 
 from ..executors import registry
 from ..executors.breaker import Breakers
+from ..executors.errors import NoCandidateError
 from ..executors.table import BackendType
 from ..telemetry import memory
 from ..telemetry.history import History, HistoryWarning
@@ -35,6 +37,8 @@ from .workload import WorkloadCharacteristics
 
 T = TypeVar("T")
 MOST_WORKLOADS = 8192
+RENEWED = 64
+"""So many workloads that new outcomes concern are decided anew at once, latest first; the rest when asked for."""
 perf_counter = time.perf_counter
 
 
@@ -82,6 +86,7 @@ class IntelligentBackendSelector:
         self._exact: dict[Any, _Known] = {}
         self._short: dict[tuple[Any, ...], str] = {}
         self._sites: dict[tuple[Any, str], Site] = {}
+        self._failing: set[Site] = set()  # sites whose breaker the caller's own runs have opened
         self._dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
         self._runners: dict[str, Dispatcher] = {}
         self._made: Engine | None = None
@@ -229,21 +234,34 @@ class IntelligentBackendSelector:
         """
         if not (seconds >= 0.0 and seconds < float("inf")):
             raise ValueError(f"seconds must be finite and not negative, got {seconds!r}")
-        site = self.site(workload, str(backend))
+        site = self._sites.get((workload._key, backend)) or self.site(workload, str(backend))
+        kind = None if failure is None else Failure(failure)
+        if kind is not None and kind is not Failure.USER_ERROR:
+            self._failed(workload, site, kind, message)
+        elif self._failing and kind is None and site in self._failing:
+            self._recovered(site)
         if not self._recording():
             return
-        kind = None if failure is None else Failure(failure)
-        outcome = Outcome(
-            site, self.history.now(), seconds, compile_s=seconds if cold else 0.0,
-            failure=kind, message=message[:500], label=label, rule=rule,
-        )  # fmt: skip
-        if kind is not None and kind is not Failure.USER_ERROR:
-            request = Request.from_workload(workload)
-            variant = self._variant_for(request, site.variant)
-            if variant is not None:
-                self._engine.failed(request, variant, kind, message)
-                self._exact.clear()
-        self.history.record(outcome)
+        history, cold_s = self._engine.history, seconds if cold else 0.0
+        outcome = Outcome(  # by position: by name takes twice as long, and this is a caller's loop
+            site, history.now(), seconds, 0.0, 0.0, 0.0, cold_s, 0, kind, message[:500], label, "quiet", rule
+        )
+        history.record(outcome)
+
+    def _failed(self, workload: WorkloadCharacteristics, site: Site, failure: Failure, message: str) -> None:
+        """Open the breaker, whether or not anything is learned: what does not run must not be chosen again."""
+        request = Request.from_workload(workload)
+        variant = self._variant_for(request, site.variant)
+        if variant is not None:
+            self._engine.failed(request, variant, failure, message)
+            self._failing.add(site)
+            self._exact.clear()
+            self._short.clear()
+
+    def _recovered(self, site: Site) -> None:
+        """A site that had failed gave a result: close its breaker."""
+        self._failing.discard(site)
+        self._engine.machine.breakers.succeeded((site.operation, site.variant, site.dtype, site.shape_class))
 
     def site(self, workload: WorkloadCharacteristics, backend: str) -> Site:
         """Where runs of `workload` on `backend` are recorded."""
@@ -341,6 +359,7 @@ class IntelligentBackendSelector:
     def thaw(self) -> None:
         """Let choices change again, from everything recorded meanwhile."""
         self._engine.frozen = False
+        self._learn([], self.history.state.groups())
 
     @property
     def settings(self) -> Settings:
@@ -395,18 +414,36 @@ class IntelligentBackendSelector:
         try:
             due = self._engine.learn(outcomes, changed)
             if due:
-                self._refresh(due)
+                Context().run(self._refresh, due)  # a flush within `use(...)` must not leave that choice behind
         except Exception as error:
             warnings.warn(HistoryWarning(f"learning skipped a batch: {type(error).__name__}: {error}"), stacklevel=2)
 
     def _refresh(self, due: set[tuple[str, str]]) -> None:
+        """Make the changed choices again, here and not in a caller's next call: the new curves cost a millisecond."""
         self._short.clear()
-        for key, known in list(self._exact.items()):
-            request = known.request
-            if (request.operation, request.dtype) in due:
-                self._exact.pop(key, None)
+        left = RENEWED
+        for key, known in reversed(list(self._exact.items())):
+            if (known.request.operation, known.request.dtype) in due:
+                left -= 1
+                if left >= 0:
+                    self._renew(key, known.request)
+                else:
+                    self._exact.pop(key, None)
         for dispatcher in list(self._dispatchers):
             dispatcher.refresh(due)
+
+    def _renew(self, key: Any, request: Request) -> None:
+        """Replace one entry of the exact table; it goes where nothing can run it, or settings change meanwhile."""
+        before = settings_module.generation
+        try:
+            choice = self._engine.choose(request)
+        except NoCandidateError:
+            self._exact.pop(key, None)
+            return
+        self._engine.adopt(choice)
+        self._exact[key] = _Known(_backend(choice.decision.backend), request, choice)
+        if settings_module.generation != before:
+            self._exact.pop(key, None)
 
     def _drop_tables(self) -> None:
         self._exact.clear()
@@ -416,6 +453,8 @@ class IntelligentBackendSelector:
             dispatcher.refresh(None)
 
     def _settings_changed(self) -> None:
+        if self._made is not None and self._parts[2] is None:
+            self._made.machine.gpu.reserve = self.settings.gpu_memory_reserve
         self._drop_tables()
 
     def _recording(self) -> bool:

@@ -1,0 +1,1 @@
+"""What choosing costs. Run from the repository's root: `python -m benchmarks.overhead`."""

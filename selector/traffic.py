@@ -1,0 +1,158 @@
+"""What has been asked for so far: calls and seconds by size class, and what they say about calls to come."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..telemetry.outcome import Outcome, Site
+from .base import Candidate
+
+REFIT_GROWTH = 0.1
+"""A group is fitted anew when its observations have grown by this share: work stays logarithmic in calls."""
+MOST_SIGNATURES = 20_000
+SURPRISE, SURPRISES = 1.3, 6
+"""So many calls in a row that differ by this factor from what was expected are a change of level: fit anew."""
+NEAR, AHEAD = 2.0, 8.0
+"""Octaves of work over which what was spent at another size counts half: at neighbours, and at sizes yet untried."""
+TELLING_S = 1e-4
+"""A smaller size that takes at least this long tells something about rates, and so has to be tried first."""
+
+ClassKey = tuple[str, str, str, str]
+"""(operation, dtype, shape class, detail): where variants compete"""
+Group = tuple[str, str]
+"""(operation, dtype): what is fitted together"""
+
+
+@dataclass(slots=True)
+class SizeClass:
+    """What has been seen of one class, and what was expected of it when its choice was last made."""
+
+    x: float = 0.0  # log2 of the default's work: where it lies on the size axis
+    calls: float = 0.0
+    spent_s: float = 0.0
+    incumbent: str | None = None
+    default_s: float = 0.0
+    default_known: bool = False
+    chosen_s: float = 0.0
+    surprises: int = 0  # calls in a row that took quite another time than expected
+    patience: int = SURPRISES
+    wishes: dict[str, float] = field(default_factory=dict)  # backend not imported yet -> seconds it would save a call
+
+
+class Traffic:
+    """Counts by size class, signature and group; not thread-safe: the engine locks."""
+
+    def __init__(self) -> None:
+        self._classes: dict[ClassKey, SizeClass] = {}
+        self._of_group: dict[Group, list[SizeClass]] = {}
+        self._tried: dict[tuple[str, str, str], float] = {}  # (operation, dtype, variant) -> largest size, log2 work
+        self._signatures: dict[tuple[ClassKey, int], float] = {}
+        self._tally: dict[Group, list[float]] = {}  # group -> [seen, seen at the last fit]
+
+    def at(self, key: ClassKey) -> SizeClass | None:
+        """What has been seen at `key`; None: nothing."""
+        return self._classes.get(key)
+
+    def of(self, site: Site) -> SizeClass:
+        """The class of `site`, made if need be."""
+        key = class_key(site)
+        seen = self._classes.get(key)
+        if seen is None:
+            seen = self._classes[key] = SizeClass(x=math.log2(max(site.work, 1.0)))
+            self._of_group.setdefault(key[:2], []).append(seen)
+        return seen
+
+    def groups(self) -> set[Group]:
+        """Groups that have been seen."""
+        return set(self._tally)
+
+    def count(self, outcome: Outcome) -> SizeClass:
+        """Count one outcome; returns its class."""
+        site, calls = outcome.site, float(outcome.calls)
+        seen = self.of(site)
+        if outcome.failure is None:
+            mark = (site.operation, site.dtype, site.variant)
+            self._tried[mark] = max(self._tried.get(mark, -math.inf), seen.x)
+            seen.incumbent = seen.incumbent or site.variant
+        seen.calls += calls
+        seen.spent_s += outcome.seconds * calls
+        if len(self._signatures) > MOST_SIGNATURES:
+            self._signatures.clear()
+        signature = (class_key(site), site.size)
+        self._signatures[signature] = self._signatures.get(signature, 0.0) + calls
+        self._tally.setdefault((site.operation, site.dtype), [0.0, 0.0])[0] += calls
+        return seen
+
+    def surprised(self, outcome: Outcome) -> bool:
+        """Whether this is the last of a row of calls that shows a change of level."""
+        seen = self.of(outcome.site)
+        if outcome.cold or outcome.site.variant != seen.incumbent or not seen.chosen_s:
+            return False
+        ratio, size = outcome.seconds / seen.chosen_s, outcome.site.work / math.exp2(seen.x)
+        if min(1.0, size) / SURPRISE < ratio < max(1.0, size) * SURPRISE:
+            seen.surprises, seen.patience = 0, SURPRISES
+            return False
+        seen.surprises += 1
+        if seen.surprises < seen.patience:
+            return False
+        seen.surprises, seen.patience = 0, 2 * seen.patience  # where fitting anew does not help, do it ever less often
+        return True
+
+    def grown(self, changed: set[Group]) -> set[Group]:
+        """Those of the changed groups that have grown enough since they were last fitted; they count as fitted now."""
+        due = set()
+        for group in changed:
+            tally = self._tally.setdefault(group, [0.0, 0.0])
+            if tally[0] - tally[1] >= max(1.0, REFIT_GROWTH * tally[1]):
+                tally[1] = tally[0]
+                due.add(group)
+        return due
+
+    def calls_of(self, site: Site) -> float:
+        """Calls seen of exactly this signature."""
+        return self._signatures.get((class_key(site), site.size), 0.0)
+
+    def at_stake(self, key: ClassKey, candidates: Sequence[Candidate]) -> dict[str, float]:
+        """Seconds spent so far on what a trial here would teach about; small sizes come first.
+
+        A variant that has never run at a smaller telling size is left out: nobody has to run a quadratic algorithm
+        on large data to find out that it is one.
+        """
+        here = self._classes.get(key)
+        if here is None or not here.spent_s:
+            return {}
+        out = {}
+        near = self._of_group[key[:2]]
+        for candidate in candidates:
+            top = self._tried.get((key[0], key[1], candidate.variant), -math.inf)
+            if any(top < c.x - 0.5 < here.x - 1.0 and c.chosen_s >= TELLING_S and c.spent_s for c in near):
+                continue
+            new = here.x > top + 0.5
+            out[candidate.variant] = sum(
+                c.spent_s * math.exp2(-abs(c.x - here.x) / (AHEAD if new and c.x > here.x else NEAR)) for c in near
+            )
+        return out
+
+    def imports_earned(self, candidates: Sequence[Candidate]) -> frozenset[str]:
+        """Backends whose import all the calls so far, of all operations, would have repaid."""
+        pending = {c.backend: c.import_s for c in candidates if c.import_s}
+        if not pending:
+            return frozenset()
+        saved = dict.fromkeys(pending, 0.0)
+        for seen in self._classes.values():
+            for backend, gain in seen.wishes.items():
+                if backend in saved:
+                    saved[backend] += gain * seen.calls
+        return frozenset(b for b, cost in pending.items() if saved[b] >= cost)
+
+    def clear(self) -> None:
+        """Forget it all."""
+        for kept in (self._classes, self._of_group, self._tried, self._signatures, self._tally):
+            kept.clear()
+
+
+def class_key(site: Site) -> ClassKey:
+    """The class that `site` belongs to."""
+    return (site.operation, site.dtype, site.shape_class, site.detail)

@@ -1,0 +1,366 @@
+"""Dispatching: failures settled, outcomes counted once, tables bounded, timing on the device."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import traceback
+
+import numpy as np
+import pytest
+from pointsman.executors import registry
+from pointsman.executors.errors import NoCandidateError, UnsupportedError
+from pointsman.selector import dispatch as dispatch_module
+from pointsman.selector import settings
+from pointsman.selector.dispatch import Dispatcher
+from pointsman.telemetry.outcome import Failure, Outcome
+
+
+@pytest.fixture
+def toy(make, operation):
+    """`toy(plain=f, other=g)`: (dispatcher, selector) of an operation; the selector's settings by `explore=`."""
+
+    def build(*, rerun: bool = True, options: dict[str, object] | None = None, **functions: object):
+        selector = make(**(options or {"explore": 0}))
+        made = Dispatcher(operation("toy", **functions), selector._engine, rerun=rerun)
+        selector.adopt(made)
+        return made, selector
+
+    return build
+
+
+def teach(selector, made, seconds, *, x=None, times=8):
+    """Let the history say what each variant takes for arrays like `x`."""
+    x = np.ones(1000) if x is None else x
+    request = made.request((x,), {})
+    for name, taken in seconds.items():
+        for _ in range(times):
+            site = request.site(made.operation.variant(name))
+            selector.history.record(Outcome(site, selector.history.now(), taken))
+    selector.flush()
+
+
+def summary(selector):
+    found = selector.get_performance_summary()["operations"].get("toy", [])
+    return {name: v for c in found for name, v in c["variants"].items()}
+
+
+def test_it_runs_what_was_learned(toy):
+    made, selector = toy(plain=lambda x: "plain", other=lambda x: "other")
+    x = np.ones(1000)
+    assert made(x) == "plain"
+    teach(selector, made, {"plain": 1e-3, "other": 1e-4})
+    assert made.explain(x).variant == "other"
+    assert [made(x), made(x), made(x)] == ["other"] * 3
+    assert made(np.ones(1010)) == "other"  # a new shape of the same class
+
+
+def test_each_call_is_recorded_once_also_by_eight_threads(toy, monkeypatch):
+    monkeypatch.setattr(dispatch_module, "UNSAMPLED", 10**9)
+    made, selector = toy(plain=lambda x: x + 1.0)
+    results, barrier = [], threading.Barrier(8)
+
+    def work(n: int) -> None:
+        barrier.wait()
+        results.extend(float(made(np.full(n % 3 + 1, float(n)))[0]) == n + 1.0 for _ in range(200))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 1600
+    assert all(results)
+    assert selector.get_performance_summary()["total_records"] == 1600
+
+
+def test_sampled_calls_stand_for_those_between(toy, clock, monkeypatch):
+    seen = []
+    made, selector = toy(plain=lambda x: x)
+    selector.flush()
+    selector.history.subscribe(lambda outcomes, _: seen.extend(outcomes))
+    x = np.ones(1000)
+    teach(selector, made, {"plain": 1e-6})
+    for _ in range(dispatch_module.UNSAMPLED + 1):
+        made(x)
+    stride = made._entries[(x.shape, x.dtype)].stride
+    assert stride == pytest.approx(200, abs=2)  # 200 us a sample
+    for _ in range(10 * stride):
+        made(x)
+    selector.flush()
+    ours = [o for o in seen if o.rule != ""]
+    assert sum(o.calls for o in ours) == pytest.approx(dispatch_module.UNSAMPLED + 2 + 10 * stride, abs=stride)
+    assert len(ours) < dispatch_module.UNSAMPLED + 15
+
+
+def test_a_count_that_two_threads_passed_does_not_stop_the_sampling(toy):
+    made, _ = toy(plain=lambda x: x)
+    x = np.ones(10)
+    made(x)
+    entry = made._entries[(x.shape, x.dtype)]
+    entry.skip = -1  # two threads counted the last one down
+    made(x)
+    assert entry.seen == 1
+
+
+def test_a_timed_call_waits_for_the_device_and_the_others_do_not(toy, monkeypatch):
+    waited = []
+    numpy = registry.executor("numpy")
+    monkeypatch.setattr(numpy, "synchronize", waited.append)
+    monkeypatch.setattr(numpy, "is_asynchronous", lambda device: True)
+    made, selector = toy(plain=lambda x: x)
+    x = np.ones(10)
+    made(x)
+    waited.clear()
+    for _ in range(dispatch_module.UNSAMPLED + 1):
+        made(x)
+    assert len(waited) == dispatch_module.UNSAMPLED + 1
+    selector.flush()  # choices are made again; what is timed still waits
+    waited.clear()
+    entry = made._entries[(x.shape, x.dtype)]
+    seen = entry.seen
+    for _ in range(5 * dispatch_module.ASYNCHRONOUS_STRIDE):
+        made(x)
+    assert len(waited) == made._entries[(x.shape, x.dtype)].seen - seen == 5
+
+
+def test_first_calls_are_cold_where_the_library_compiles(toy):
+    made, selector = toy(plain=lambda x: x)
+    made(np.ones(1000))
+    made(np.ones(1000))
+    assert (summary(selector)["plain"]["cold_count"], summary(selector)["plain"]["count"]) == (1, 1)
+
+
+# ---- failures
+
+
+def failing(error):
+    def run(x):
+        raise error
+
+    return run
+
+
+def test_a_listed_failure_leads_on_and_is_remembered(toy):
+    made, selector = toy(plain=lambda x: "plain", other=failing(MemoryError("big")))
+    teach(selector, made, {"plain": 1e-3, "other": 1e-4})
+    x = np.ones(1000)
+    assert made(x) == "plain"
+    assert "failed once (out of memory: MemoryError: big)" in dict(made.explain(x).excluded)["other"]
+    assert summary(selector)["other"]["failures"] == {"out of memory": 1}
+    assert summary(selector)["plain"]["rules"]["fallback"] == 1
+
+
+def test_a_known_call_that_starts_to_fail_is_rescued(toy):
+    fail = []
+
+    def other(x):
+        if fail:
+            raise MemoryError("now")
+        return "other"
+
+    made, selector = toy(plain=lambda x: "plain", other=other)
+    teach(selector, made, {"plain": 1e-3, "other": 1e-4})
+    x = np.ones(1000)
+    assert [made(x), made(x)] == ["other", "other"]
+    fail.append(1)
+    assert [made(x), made(x)] == ["plain", "plain"]
+    assert summary(selector)["other"]["failures"] == {"out of memory": 1}
+
+
+def test_nothing_left_lists_what_happened_and_what_was_never_tried(toy):
+    made, _ = toy(plain=failing(MemoryError("one")), other=failing(UnsupportedError("two")))
+    with pytest.raises(NoCandidateError) as error:
+        made(np.ones(1000))
+    text = str(error.value)
+    assert text.startswith("toy 1000 float64: none of 2 candidates gave a result")
+    assert "plain: out of memory (MemoryError: one)" in text
+    assert "other: unsupported (UnsupportedError: two)" in text
+    assert [f for _, f, _ in error.value.failures] == [Failure.OUT_OF_MEMORY, Failure.UNSUPPORTED]
+
+
+def test_an_error_of_one_backend_alone_is_settled_by_the_default(toy):
+    runs = []
+
+    def other(x):
+        runs.append(1)
+        raise AttributeError("this namespace has no such function")
+
+    made, selector = toy(plain=lambda x: "plain", other=other)
+    teach(selector, made, {"plain": 1e-3, "other": 1e-4})
+    x = np.ones(1000)
+    assert [made(x) for _ in range(5)] == ["plain"] * 5
+    assert len(runs) == 1
+    why = dict(made.explain(x).excluded)["other"]
+    assert "no such function" in why
+    assert "the default plain computed it" in why
+    assert summary(selector)["other"]["failures"] == {"unsupported": 1}
+
+
+def test_without_rerun_the_error_comes_out(toy):
+    mine = AttributeError("side effects")
+    made, selector = toy(rerun=False, plain=lambda x: "plain", other=failing(mine))
+    teach(selector, made, {"plain": 1e-3, "other": 1e-4})
+    with pytest.raises(AttributeError) as caught:
+        made(np.ones(1000))
+    assert caught.value is mine
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_function_that_always_raises_raises_its_own_error(toy, known):
+    fail = [] if known else [1]
+
+    def function(x):
+        if fail:
+            raise ZeroDivisionError("mine")
+        return 1
+
+    made, selector = toy(plain=function, other=function)
+    teach(selector, made, {"plain": 1e-3, "other": 1e-4})
+    x = np.ones(1000)
+    if known:
+        made(x)
+        made(x)
+        fail.append(1)
+    with pytest.raises(ZeroDivisionError, match="mine") as caught:
+        made(x)
+    assert "function" in "".join(traceback.format_tb(caught.value.__traceback__))
+    assert made.explain(x).variant == "other"  # it says nothing about the backend
+    assert "other" not in {n for n, v in summary(selector).items() if v["failures"]}
+
+
+def test_the_users_own_exception_is_the_same_object_and_an_interrupt_is_no_failure(toy):
+    for mine in (ValueError("mine"), KeyboardInterrupt(), NoCandidateError("of a call inside")):
+        made, selector = toy(plain=failing(mine))
+        with pytest.raises(type(mine)) as caught:
+            made(np.ones(1000))
+        assert caught.value is mine
+        assert not summary(selector)
+
+
+# ---- scopes, settings, tables
+
+
+def test_a_scope_is_followed_and_leaves_known_choices_alone(make):
+    selector = make(explore=0)
+    x = np.linspace(0.0, 1.0, 64)
+    numpy_first = selector.run("fft", x)
+    runner = selector.dispatcher("fft")
+    with settings.use("scipy"):
+        assert runner.explain(x).variant.startswith("scipy")
+        np.testing.assert_allclose(selector.run("fft", x), numpy_first, atol=1e-13)
+    assert runner.explain(x).variant == "numpy"
+    found = selector.get_performance_summary()["operations"]["fft"][0]["variants"]
+    assert {name.partition("/")[0] for name in found} == {"numpy", "scipy"}
+    with settings.use("numba"), pytest.raises(NoCandidateError, match=r"use\('numba'\)"):
+        selector.run("fft", x)
+
+
+def test_five_thousand_shapes_leave_bounded_tables(toy, monkeypatch):
+    monkeypatch.setattr(dispatch_module, "MOST_ENTRIES", 500)
+    made, _ = toy(plain=lambda x: x.shape)
+    for n in range(5000):
+        assert made(np.broadcast_to(0.0, (n + 1,)).copy() if n < 3 else np.empty(n + 1)) == (n + 1,)
+        assert len(made._entries) <= 500
+
+
+def test_text_and_bytes_and_lists_may_be_parameters(toy, history):
+    made, selector = toy(plain=lambda *args, **kwargs: (args, kwargs))
+    x = np.ones(3)
+    args, kwargs = (b"\0" * 5000, "t" * 5000, [1, 2, "x", None], {"a": 1, 2: x}), {"flag": True, "n": np.int64(3)}
+    found = made(x, *args, **kwargs)
+    assert found[0][1:] == args
+    assert found[1] == kwargs
+    selector.flush()
+    assert all(len(cell.detail) < 300 for cell, _ in history.state.cells)
+
+
+def test_mode_off_records_nothing_for_good(toy):
+    made, selector = toy(options={"mode": "off"}, plain=lambda x: x, other=lambda x: x)
+    x = np.ones(1000)
+    for _ in range(3):
+        made(x)
+    teach(selector, made, {"plain": 1e-3})  # others share the history, and make the tables new
+    before = selector.get_performance_summary()["total_records"]
+    for _ in range(3):
+        made(x)
+    assert selector.get_performance_summary()["total_records"] == before
+
+
+def test_freezing_spends_no_ticket(toy):
+    made, selector = toy(options={"explore": 1.0}, plain=lambda x: "plain", other=lambda x: "other")
+    x = np.ones(1000)
+    made(x)
+    teach(selector, made, {"plain": 0.5}, times=200)
+    assert made.explain(x).trial == "other"
+    selector.freeze()
+    assert [made(x) for _ in range(5)] == ["plain"] * 5
+
+
+def test_bind_decides_once_and_records_nothing(toy, history):
+    made, selector = toy(plain=lambda x, k=1: ("plain", k), other=lambda x, k=1: ("other", k))
+    x = np.ones(1000)
+    bound = made.bind(x, k=2)
+    assert bound(x, k=3) == ("plain", 3)
+    teach(selector, made, {"plain": 1e-3, "other": 1e-4})
+    assert bound(x) == ("plain", 1)
+    before = sum(s.records for s in history.state.cells.values())
+    selector.flush()
+    assert sum(s.records for s in history.state.cells.values()) == before
+
+
+def test_the_explanation_tells_all_in_text_and_json(toy):
+    made, selector = toy(
+        options={"explore": 1.0}, plain=lambda x: x, other=lambda x: x, broken=failing(MemoryError("m"))
+    )
+    teach(selector, made, {"plain": 2e-3, "other": 1e-3, "broken": 1e-4})
+    x = np.ones(1000)
+    made(x)
+    decision = made.explain(x)
+    text, data = decision.explain(), json.loads(json.dumps(decision.to_json()))
+    assert "expected 2.00x faster than the default plain" in text
+    for part in ("> other", "plain", "8 measured", "not broken: failed once", decision.workload):
+        assert part in text
+    assert data["chain"] == list(decision.chain) == ["other", "plain"]
+    assert data["excluded"][0]["variant"] == "broken"
+    assert [c["expected_s"] for c in data["candidates"]] == [c.prediction.seconds for c in decision.candidates]
+    assert str(decision) == text
+    assert "<pre>" in decision._repr_html_()
+    assert decision.counterfactual("plain").startswith("plain would take 2 ms (")
+    assert "failed once" in decision.counterfactual("broken")
+    assert "not among the candidates" in decision.counterfactual("cupy")
+
+
+def test_many_tasks_of_one_loop_do_not_disturb_each_other(toy):
+    made, _ = toy(plain=lambda x: x.sum())
+
+    async def one(n: int) -> bool:
+        with settings.use("numpy" if n % 2 else None):
+            await asyncio.sleep(0)
+            return float(made(np.ones(n + 1))) == n + 1.0
+
+    async def everything() -> list[bool]:
+        return await asyncio.gather(*(one(n) for n in range(50)))
+
+    assert all(asyncio.run(everything()))
+
+
+def test_kernels_refuse_what_is_no_plain_array_with_advice(make):
+    with pytest.raises(UnsupportedError, match=r"numpy\.ma.*MaskedArray.*\.filled"):
+        make().run("fft", np.ma.masked_array(np.ones(4), [0, 1, 0, 0]))
+    with pytest.raises(ValueError, match=r"no operation 'fftt' to run; there are: .*matmul"):
+        make().run("fftt", np.ones(3))
+
+
+def test_kernels_inside_transformed_functions_run_on_the_library_that_transforms(make):
+    import jax
+    import torch
+
+    selector, x = make(), np.linspace(0.0, 1.0, 16, dtype=np.float32)
+    expected = np.fft.rfft(x)
+    jitted = jax.jit(lambda x: selector.run("fft", x))(x)
+    np.testing.assert_allclose(np.asarray(jitted), expected, atol=1e-5)
+    mapped = torch.func.vmap(lambda x: selector.run("fft", x))(torch.from_numpy(np.stack([x, x])))
+    np.testing.assert_allclose(mapped[1].numpy(), expected, atol=1e-5)
+    assert selector.get_performance_summary()["total_records"] == 0

@@ -1,0 +1,91 @@
+"""User code, checked by mypy --strict and never run: what a user's own annotations may rely on."""
+
+from __future__ import annotations
+
+from typing import Any, assert_type
+
+import numpy as np
+import pointsman as pm
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@pm.adaptive
+def anomaly(x: Array, *, xp: Any = None) -> Array:
+    return (x - xp.mean(x)) / xp.std(x)  # type: ignore[no-any-return]
+
+
+@pm.adaptive(name="scaled", pure=True)
+def scaled(x: Array, factor: float = 2.0, *, xp: Any = None) -> Array:
+    return x * factor
+
+
+@anomaly.variant("numba")
+def loop(x: Array) -> Array:
+    return x
+
+
+class Station:
+    @pm.adaptive
+    def shifted(self, x: Array, *, xp: Any = None) -> Array:
+        return x
+
+
+sst = np.zeros((3, 4))
+assert_type(anomaly(sst), Array)
+assert_type(scaled(sst, 3.0), Array)
+assert_type(scaled(sst, factor=3.0), Array)
+assert_type(loop(sst), Array)
+assert_type(anomaly.explain(sst), pm.Decision)
+assert_type(scaled.bind(sst)(sst, 3.0), Array)
+scaled(sst, "3")  # type: ignore[arg-type]
+scaled()  # type: ignore[call-arg]
+
+selector = pm.IntelligentBackendSelector(enable_learning=True)
+workload = pm.WorkloadCharacteristics(
+    operation_type="fft", data_size=1_000_000, data_shape=(1000, 1000), dtype="float64", parameters={"taps": 3}
+)
+pm.WorkloadCharacteristics.of("fft", sst, expected_calls=10)
+pm.WorkloadCharacteristics(operation_type=3)  # type: ignore[arg-type]
+
+decision = selector.decide(workload)
+assert_type(decision, pm.Decision)
+assert_type(decision.variant, str)
+assert_type(decision.predicted_s, float | None)
+backend = selector.select_backend(workload, preferred_backend=pm.BackendType.TORCH)
+assert_type(backend, str)
+
+
+def spectrum(backend: str) -> Array:
+    return sst
+
+
+assert_type(
+    selector.execute_with_monitoring(
+        operation_name="spectrum",
+        backend=backend,
+        func=spectrum,
+        workload=workload,
+        fallback_backends=[pm.BackendType.NUMPY, "scipy"],
+    ),
+    Array,
+)
+assert_type(selector.execute_with_monitoring("s", None, lambda: 3, workload, []), int)
+assert_type(selector.execute_with_monitoring("s", "auto", {"numpy": lambda: 3.0}, workload), float)
+with selector.measure(workload) as measured:
+    assert_type(measured, str)
+selector.record(workload, backend, seconds=0.012, failure=pm.Failure.TIMEOUT)
+assert_type(selector.get_performance_summary(), dict[str, Any])
+selector.reset_performance_history("fft")
+
+assert_type(pm.select_backend("matmul", (1000, 1000), requires_gradient=False), str)
+assert_type(pm.select_optimal_backend("matmul", (1000, 1000)), str)
+with pm.use("torch"):
+    pm.run("fft", sst)
+pm.configure(explore=0.0)
+pm.convert(sst, to="torch")
+
+try:
+    pm.get_backend("cupy")
+except pm.BackendUnavailableError as error:
+    missing: ImportError = error
