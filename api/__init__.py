@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from pointsman.selector.adaptive import adaptive
     from pointsman.selector.decision import Decision
     from pointsman.selector.operations import Operation
-    from pointsman.selector.selector import (
-        IntelligentBackendSelector,
+    from pointsman.selector.selector import IntelligentBackendSelector
+    from pointsman.selector.settings import configure, use
+    from pointsman.selector.shared import (
         default_selector,
         flush,
         select_backend,
         select_optimal_backend,
     )
-    from pointsman.selector.settings import configure, use
     from pointsman.selector.workload import WorkloadCharacteristics
     from pointsman.telemetry.history import HistoryWarning
     from pointsman.telemetry.outcome import Failure
@@ -92,15 +92,15 @@ _HOMES = {
     "adaptive": "selector.adaptive",
     "configure": "selector.settings",
     "convert": "executors.conversion",
-    "default_selector": "selector.selector",
-    "flush": "selector.selector",
+    "default_selector": "selector.shared",
+    "flush": "selector.shared",
     "get_backend": "executors.registry",
     "list_backends": "executors.registry",
     "print_backend_info": "executors.registry",
     "register_backend": "executors.registry",
     "run": "kernels.run",
-    "select_backend": "selector.selector",
-    "select_optimal_backend": "selector.selector",
+    "select_backend": "selector.shared",
+    "select_optimal_backend": "selector.shared",
     "use": "selector.settings",
 }
 

@@ -111,6 +111,11 @@ class Breakers:
             if mark is not None and nbytes >= mark.bytes:
                 self._full.pop(place, None)
 
+    @property
+    def any_open(self) -> bool:
+        """Whether anything is kept out, or was and may try again."""
+        return bool(self._open)
+
     def clear(self) -> None:
         """Close every breaker and forget every mark."""
         with self._lock:

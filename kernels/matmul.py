@@ -49,7 +49,10 @@ def _validate(a: Any, b: Any) -> None:
 
 
 def _sizes(shapes: Shapes) -> tuple[int, int, int, int]:
-    """Batch, m, k, n. One shape alone stands for two operands of that shape."""
+    """Batch, m, k, n. One shape alone stands for two operands of that shape, a size alone for square ones."""
+    if len(shapes) == 1 and len(shapes[0]) < 2:
+        side = math.isqrt(math.prod(shapes[0]))
+        return 1, side, side, side
     a, b = shapes[0], shapes[1] if len(shapes) > 1 else shapes[0]
     batch = math.prod(np.broadcast_shapes(a[:-2], b[:-2]))
     return batch, a[-2] if len(a) > 1 else 1, a[-1], b[-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..selector.selector import default_selector
+from ..selector.shared import default_selector
 
 
 def run(operation: str, *args: Any, **kwargs: Any) -> Any:

@@ -20,7 +20,8 @@ from .arguments import all_leaves
 from .decision import Decision
 from .dispatch import Dispatcher
 from .operations import Operation
-from .selector import IntelligentBackendSelector, default_selector
+from .selector import IntelligentBackendSelector
+from .shared import default_selector
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -33,6 +33,8 @@ UNSAMPLED = 64
 ASYNCHRONOUS_STRIDE = 16
 """Share of device-resident calls that wait for the device in order to be timed."""
 NEVER = 1 << 62
+RENEWED = 256
+"""Entries of a dispatcher that are decided anew by the flusher; older ones when they are next asked for."""
 
 
 class Original(Protocol):
@@ -45,7 +47,7 @@ class Original(Protocol):
 class _Entry:
     """What a known signature needs; replaced or dropped, and touched by the hot path without a lock."""
 
-    __slots__ = ("call", "choice", "prepared", "rule", "seen", "site", "skip", "stride", "tickets", "timed")
+    __slots__ = ("call", "choice", "prepared", "rule", "scoped", "seen", "site", "skip", "stride", "tickets", "timed")
 
     def __init__(self, prepared: Prepared, choice: Choice) -> None:
         self.prepared = prepared
@@ -58,6 +60,7 @@ class _Entry:
         self.stride = ASYNCHRONOUS_STRIDE if prepared.asynchronous else choice.stride
         self.skip = 0
         self.seen = 0
+        self.scoped = False
 
 
 class Dispatcher:
@@ -98,8 +101,11 @@ class Dispatcher:
             key: Any = (x.shape, x.dtype)
         else:
             key = key_of(args, kwargs)
+        here = SCOPE.get()
+        if here is not None:
+            key = (here, key)
         entry = self._entries.get(key)
-        if entry is None or entry.tickets or SCOPE.get() is not None:
+        if entry is None or entry.tickets:
             return self._slow(key, entry, args, kwargs)
         if entry.skip > 0:  # two threads may both count the last one down
             entry.skip -= 1
@@ -128,8 +134,7 @@ class Dispatcher:
     def _slow(self, key: Any, entry: _Entry | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if stands_apart(args, kwargs):
             return self._untouched(args, kwargs)
-        scoped = scope() is not None
-        choice = entry.choice if entry is not None and not scoped else None
+        choice = entry.choice if entry is not None else None
         if choice is None:
             if self._validate is not None:
                 self._validate(*args, **kwargs)
@@ -139,7 +144,7 @@ class Dispatcher:
         trial = self.engine.take_trial(choice) if choice.tickets else None
         if trial is not None:
             order, rule = (trial, *(name for name in order if name != trial)), "explore"
-        return self._walk(choice, order, rule, None if scoped else key, args, kwargs)
+        return self._walk(choice, order, rule, key, args, kwargs)
 
     def _walk(
         self, choice: Choice, order: tuple[str, ...], rule: str, key: Any, args: tuple[Any, ...],
@@ -194,6 +199,7 @@ class Dispatcher:
         if len(self._entries) >= MOST_ENTRIES:
             self._entries.clear()  # rare, and cheaper than keeping an order on the hot path
         entry = _Entry(prepared, choice)
+        entry.scoped = scope() is not None
         if not self.engine.learning or self.engine.settings().mode == "off":
             entry.skip = NEVER
         self._entries[key] = entry
@@ -318,9 +324,14 @@ class Dispatcher:
         if due is None:
             self._entries.clear()
             return
-        for key, entry in list(self._entries.items()):
+        left = RENEWED
+        for key, entry in reversed(list(self._entries.items())):
             choice = entry.choice
             if (choice.request.operation, choice.request.dtype) not in due:
+                continue
+            left -= 1
+            if entry.scoped or left < 0:  # a scope cannot be entered here; thousands are made when asked for
+                self._entries.pop(key, None)
                 continue
             try:
                 fresh = self.engine.choose(choice.request)

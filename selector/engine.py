@@ -345,9 +345,12 @@ class Engine:
         if nbytes > LARGE_WORKSPACE:  # smaller ones tell nothing about where memory ends
             self.machine.breakers.fitted((request.operation, variant.name, variant.device), nbytes)
 
-    def clear(self) -> None:
-        """Forget all that was seen (the history was reset)."""
+    def clear(self, *, everything: bool = True) -> None:
+        """Forget all that was seen (the history was reset); `everything`: open breakers and the ledger as well."""
         with self._lock:
+            if everything:
+                self.machine.breakers.clear()
+                self.ledger.clear()
             self.traffic.clear()
             self._handed_out.clear()
             self._predictions.clear()

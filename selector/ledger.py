@@ -24,6 +24,10 @@ class Ledger:
     def __init__(self, history: History) -> None:
         self._history = history
         _KEEPERS.setdefault(history, weakref.ref(self))
+        self.clear()
+
+    def clear(self) -> None:
+        """Start anew."""
         self.default_s = 0.0  # what the default would have cost for the calls so far
         self.actual_s = 0.0  # what they did cost, cold starts and trials included
         self.explored_s = 0.0  # lost in trials, beyond what the chosen variant would have cost

@@ -45,7 +45,8 @@ class Monitor:
         if backend is None or backend == "auto":
             backend = selector.select_backend(workload)
         call = self._call_for(func, backend)
-        site = selector._sites.get((workload._key, backend)) or selector.site(workload, backend)
+        sites = selector.sites
+        site = sites.known.get((workload._key, backend)) or sites.of(workload, backend)
         started = perf_counter()
         try:
             result = call()
@@ -54,13 +55,15 @@ class Monitor:
         except Exception as error:
             return self._fall_back(label, backend, func, workload, fallback, error, perf_counter() - started)
         ended = perf_counter()
-        if selector._recording():
+        if sites.fresh and sites.first_run(site):
+            selector.record(workload, backend, seconds=ended - started, label=label, cold=True, rule="asked")
+        elif selector._recording():
             history = selector.history
             history.buffer.append((site, ended, ended - started, "asked", label, 1))
             if not history.awake:
                 history.wake()
-        if selector._failing and site in selector._failing:
-            selector._recovered(site)
+        if sites.failing and site in sites.failing:
+            sites.recovered(site)
         return result
 
     def _wait_for(self, backend: str, result: Any) -> None:

@@ -12,13 +12,12 @@ from contextlib import contextmanager
 from contextvars import Context
 from typing import Any, TypeVar
 
-from ..executors import registry
 from ..executors.breaker import Breakers
 from ..executors.errors import NoCandidateError
 from ..executors.table import BackendType
 from ..telemetry import memory
 from ..telemetry.history import History, HistoryWarning
-from ..telemetry.outcome import Failure, Outcome, Site
+from ..telemetry.outcome import Failure, Outcome
 from ..telemetry.summary import summarize
 from . import settings as settings_module
 from .base import CostModel, Policy
@@ -33,6 +32,7 @@ from .operations import find
 from .policy import ValueOfInformation
 from .request import Request
 from .settings import SCOPE, Settings
+from .sites import Sites
 from .workload import WorkloadCharacteristics
 
 T = TypeVar("T")
@@ -85,12 +85,11 @@ class IntelligentBackendSelector:
         self._lock = threading.RLock()
         self._exact: dict[Any, _Known] = {}
         self._short: dict[tuple[Any, ...], str] = {}
-        self._sites: dict[tuple[Any, str], Site] = {}
-        self._failing: set[Site] = set()  # sites whose breaker the caller's own runs have opened
         self._dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
         self._runners: dict[str, Dispatcher] = {}
         self._made: Engine | None = None
         settings_module.on_change(self._settings_changed)
+        self.sites = Sites(lambda: self._engine, lambda workload: self._known(workload, None).choice)
         self._monitor = Monitor(self)
 
     # ------------------------------------------------------------------------------------------ deciding
@@ -137,7 +136,7 @@ class IntelligentBackendSelector:
         choice = self._engine.choose(request, preferred)
         self._engine.adopt(choice)
         known = _Known(_backend(choice.decision.backend), request, choice)
-        if plain:
+        if plain and (self._enable_learning or not self._engine.machine.breakers.any_open):
             if len(self._exact) >= MOST_WORKLOADS:
                 self._exact.clear()
             self._exact[workload.key] = known
@@ -201,6 +200,7 @@ class IntelligentBackendSelector:
         """
         known = self._known(workload, None)
         backend = known.backend
+        self.sites.of(workload, backend)  # made before the run, which may import the library
         started = perf_counter()
         try:
             yield backend
@@ -209,7 +209,8 @@ class IntelligentBackendSelector:
             if failure is not None:
                 self.record(workload, backend, seconds=perf_counter() - started, failure=failure, message=str(error))
             raise
-        self.record(workload, backend, seconds=perf_counter() - started)
+        seconds = perf_counter() - started
+        self.record(workload, backend, seconds=seconds, cold=self.sites.first_run(self.sites.of(workload, backend)))
 
     def record(
         self, workload: WorkloadCharacteristics, backend: str, *, seconds: float,
@@ -234,12 +235,15 @@ class IntelligentBackendSelector:
         """
         if not (seconds >= 0.0 and seconds < float("inf")):
             raise ValueError(f"seconds must be finite and not negative, got {seconds!r}")
-        site = self._sites.get((workload._key, backend)) or self.site(workload, str(backend))
+        sites = self.sites
+        site = sites.known.get((workload._key, backend)) or sites.of(workload, str(backend))
         kind = None if failure is None else Failure(failure)
         if kind is not None and kind is not Failure.USER_ERROR:
-            self._failed(workload, site, kind, message)
-        elif self._failing and kind is None and site in self._failing:
-            self._recovered(site)
+            sites.failed(workload, site, kind, message)
+            self._exact.clear()
+            self._short.clear()
+        elif sites.failing and kind is None and site in sites.failing:
+            sites.recovered(site)
         if not self._recording():
             return
         history, cold_s = self._engine.history, seconds if cold else 0.0
@@ -247,56 +251,6 @@ class IntelligentBackendSelector:
             site, history.now(), seconds, 0.0, 0.0, 0.0, cold_s, 0, kind, message[:500], label, "quiet", rule
         )
         history.record(outcome)
-
-    def _failed(self, workload: WorkloadCharacteristics, site: Site, failure: Failure, message: str) -> None:
-        """Open the breaker, whether or not anything is learned: what does not run must not be chosen again."""
-        request = Request.from_workload(workload)
-        variant = self._variant_for(request, site.variant)
-        if variant is not None:
-            self._engine.failed(request, variant, failure, message)
-            self._failing.add(site)
-            self._exact.clear()
-            self._short.clear()
-
-    def _recovered(self, site: Site) -> None:
-        """A site that had failed gave a result: close its breaker."""
-        self._failing.discard(site)
-        self._engine.machine.breakers.succeeded((site.operation, site.variant, site.dtype, site.shape_class))
-
-    def site(self, workload: WorkloadCharacteristics, backend: str) -> Site:
-        """Where runs of `workload` on `backend` are recorded."""
-        found = self._sites.get((workload.key, backend))
-        if found is None:
-            registry.row(backend.partition("@")[0].partition("/")[0])
-            request = Request.from_workload(workload)
-            name = self._variant_name(workload, backend)
-            variant = self._variant_for(request, name)
-            if variant is not None:
-                found = request.site(variant)
-            else:
-                found = Site(request.operation, name, request.dtype, request.shape_class, request.detail,
-                             max(request.work or float(request.size), 1.0), request.size)  # fmt: skip
-            if len(self._sites) >= MOST_WORKLOADS:
-                self._sites.clear()
-            self._sites[(workload.key, backend)] = found
-        return found
-
-    def _variant_name(self, workload: WorkloadCharacteristics, backend: str) -> str:
-        """A backend's name stands for the variant that the decision means by it, else for its first one."""
-        operation = find(workload.operation_type)
-        if operation is None:
-            return backend
-        known = self._known(workload, None)
-        if known.choice.variant.backend == backend:
-            return known.choice.variant.name
-        names = [v.name for v in operation.variants if v.backend == backend]
-        return backend if backend in names or not names else names[0]
-
-    def _variant_for(self, request: Request, name: str) -> Any:
-        from .constraints import variants_of
-
-        devices = self._engine.machine.devices(self.settings)
-        return next((v for v in variants_of(request.known_operation(), devices) if v.name == name), None)
 
     def run(self, operation: str, *args: Any, **kwargs: Any) -> Any:
         """Run a built-in kernel or registered operation: choose, execute, record in one call."""
@@ -345,7 +299,7 @@ class IntelligentBackendSelector:
     def reset_performance_history(self, operation: str | None = None) -> None:
         """Forget everything, or one operation: file, sketches, tables. Other processes notice at their next write."""
         self.history.reset(operation)
-        self._engine.clear()
+        self._engine.clear(everything=operation is None)
         self._drop_tables()
 
     def flush(self) -> None:
@@ -448,7 +402,7 @@ class IntelligentBackendSelector:
     def _drop_tables(self) -> None:
         self._exact.clear()
         self._short.clear()
-        self._sites.clear()
+        self.sites.clear()
         for dispatcher in list(self._dispatchers):
             dispatcher.refresh(None)
 
@@ -473,53 +427,3 @@ _MEMBERS = {str(member): member for member in BackendType}
 
 def _backend(name: str) -> str:
     return _MEMBERS.get(name, name)
-
-
-_shared: IntelligentBackendSelector | None = None
-_shared_lock = threading.Lock()
-
-
-def default_selector() -> IntelligentBackendSelector:
-    """The selector behind `pm.run`, `pm.select_backend` and `@pm.adaptive`: one for the process."""
-    global _shared
-    if _shared is None:
-        with _shared_lock:
-            if _shared is None:
-                _shared = IntelligentBackendSelector()
-    return _shared
-
-
-def select_backend(
-    operation_type: str, data_shape: tuple[int, ...], requires_gradient: bool = False,
-    preferred_backend: str | None = None, dtype: str = "float64",
-) -> str:  # fmt: skip
-    """The backend for an operation on an array of this shape, from the process's shared selector.
-
-    Parameters
-    ----------
-    operation_type : any name; it is learned under that name.
-    data_shape : shape of the (first) operand.
-    requires_gradient : whether the result must be differentiable.
-    preferred_backend : a hint, passed over where it cannot run.
-    dtype : NumPy-style name.
-
-    Returns
-    -------
-    str
-        A `BackendType` for built-in backends.
-
-    Examples
-    --------
-    >>> import pointsman as pm
-    >>> str(pm.select_backend("my_small_sum", (10,)))
-    'numpy'
-    """
-    return default_selector().select(operation_type, data_shape, requires_gradient, preferred_backend, dtype)
-
-
-select_optimal_backend = select_backend
-
-
-def flush() -> None:
-    """Have everything recorded so far by the shared selector on disk."""
-    default_selector().flush()

@@ -214,7 +214,10 @@ scope: Callable[[], str | None] = SCOPE.get  # the bound method itself: it is re
 
 
 def use(backend: str | None) -> AbstractContextManager[None]:
-    """Choose `backend` within a ``with`` block, wherever it can run; "auto" or None gives the choice back.
+    """Use `backend` and nothing else within a ``with`` block; "auto" or None gives the choice back.
+
+    What it cannot run is a `NoCandidateError` there: a demanded backend is never silently replaced. For a wish that
+    gives way, see `configure(prefer=...)`.
 
     Blocks nest; threads and asyncio tasks do not see each other's.
 

@@ -26,7 +26,7 @@ def _start_afresh() -> None:
     settings = sys.modules.get("pointsman.selector.settings")
     if settings is not None:
         settings._current = None
-    module = sys.modules.get("pointsman.selector.selector")
+    module = sys.modules.get("pointsman.selector.shared")
     if module is not None and module._shared is not None:
         made = module._shared._made
         if made is not None:

@@ -10,8 +10,8 @@ import pytest
 from pointsman import cli
 from pointsman.executors.table import BACKENDS
 from pointsman.kernels.table import KERNELS
-from pointsman.selector import selector as selectors
 from pointsman.selector import settings
+from pointsman.selector import shared as selectors
 
 COMMANDS = [
     ["backends"], ["explain"], ["run"], ["summary"], ["history"], ["history", "path"], ["history", "reset"], ["demo"],

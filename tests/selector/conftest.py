@@ -143,7 +143,7 @@ def feed(clock: Clock) -> Callable[..., list[Outcome]]:
         for backend, taken in seconds.items():
             for value in taken if isinstance(taken, Sequence) else [taken] * times:
                 clock.advance(1.0)
-                made.append(Outcome(selector.site(workload, backend), clock(), value, **fields))
+                made.append(Outcome(selector.sites.of(workload, backend), clock(), value, **fields))
         for outcome in made:
             selector.history.record(outcome)
         selector.history.flush()

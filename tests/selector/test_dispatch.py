@@ -257,6 +257,19 @@ def test_a_scope_is_followed_and_leaves_known_choices_alone(make):
         selector.run("fft", x)
 
 
+def test_dtypes_are_recorded_apart_also_of_several_arrays(toy, history):
+    made, _ = toy(plain=lambda x, y: x + y)
+    for dtype in ("float32", "float64") * 3:
+        x = np.ones(5, dtype)
+        assert made(x, x).dtype == dtype
+        assert made(x, y=x).dtype == dtype
+    history.flush()
+    counts = {
+        cell.dtype: sketch.records for (cell, _), sketch in history.state.cells.items() if cell.operation == "toy"
+    }
+    assert counts == {"float32": 6, "float64": 6}
+
+
 def test_five_thousand_shapes_leave_bounded_tables(toy, monkeypatch):
     monkeypatch.setattr(dispatch_module, "MOST_ENTRIES", 500)
     made, _ = toy(plain=lambda x: x.shape)

@@ -79,7 +79,7 @@ def test_arrival_order_does_not_matter(make, clock, workload):
         selector = make(history=History(None, background=False, clock=clock), explore=0)
         random_.shuffle(given) if shuffled else None
         for backend, when, seconds in given:
-            selector.history.record(Outcome(selector.site(w, backend), when, seconds))
+            selector.history.record(Outcome(selector.sites.of(w, backend), when, seconds))
         selector.flush()
         decisions.append(selector.decide(w))
     assert len({d.chain for d in decisions}) == 1
@@ -226,6 +226,15 @@ def test_a_failing_backend_is_held_out_and_tried_again(make, feed, workload, clo
     assert selector.execute_with_monitoring("s", "torch", lambda: 7, w) == 7
     assert selector._engine.machine.breakers.why_closed_out(("spectrogram", "torch", "float64", "33")) is None
     assert not selector._engine.machine.breakers._open  # closed by the result, so the next wait is short again
+
+
+def test_a_good_run_that_is_told_closes_the_breaker(make, workload, clock):
+    selector, w = make(explore=0), workload(10**5)
+    for _ in range(3):
+        selector.record(w, "torch", seconds=0.1, failure=Failure.DRIVER)
+        assert "tried again in 1.0 s" in dict(selector.decide(w).excluded)["torch"]  # the first wait each time
+        clock.advance(1.5)
+        selector.record(w, "torch", seconds=1e-3)
 
 
 def test_a_failure_holds_for_its_size_class_and_dtype_only(make, feed, workload):

@@ -6,8 +6,10 @@ import pytest
 from pointsman.executors.table import BackendType
 from pointsman.selector import selector as selector_module
 from pointsman.selector import settings
+from pointsman.selector import shared as shared_module
+from pointsman.selector import sites as sites_module
 from pointsman.selector.engine import Engine
-from pointsman.selector.selector import select_backend, select_optimal_backend
+from pointsman.selector.shared import select_backend, select_optimal_backend
 from pointsman.selector.workload import WorkloadCharacteristics
 
 pytestmark = pytest.mark.usefixtures("all_imported")
@@ -157,7 +159,7 @@ def test_7_the_convenience_form_shares_one_selector(libraries):
     assert select_backend("mine", (10, 10), requires_gradient=True) is BackendType.TORCH
     assert select_backend("matmul", (10, 10), preferred_backend="jax") is BackendType.JAX
     assert select_backend("matmul", (10, 10)) is BackendType.NUMPY
-    shared = selector_module.default_selector()
+    shared = shared_module.default_selector()
     w = WorkloadCharacteristics(operation_type="mine", data_shape=(10,))
     shared.record(w, "scipy", seconds=1.0, failure="driver")
     shared.record(w, "numpy", seconds=1.0, failure="driver")
@@ -165,7 +167,7 @@ def test_7_the_convenience_form_shares_one_selector(libraries):
 
 
 def test_7_a_failure_reaches_the_convenience_form_at_once(libraries):
-    shared = selector_module.default_selector()
+    shared = shared_module.default_selector()
     assert select_backend("mine", (10,)) is BackendType.NUMPY
     w = WorkloadCharacteristics(operation_type="mine", data_shape=(10,))
     shared.record(w, "numpy", seconds=1.0, failure="driver")
@@ -228,8 +230,9 @@ def test_9_a_known_shape_makes_no_model(make, monkeypatch):
 
 def test_9_tables_stay_bounded(make, monkeypatch):
     monkeypatch.setattr(selector_module, "MOST_WORKLOADS", 50)
+    monkeypatch.setattr(sites_module, "MOST_SITES", 50)
     selector = make()
     for n in range(500):
         selector.select("spectrogram", (n + 1,))
-        selector.site(WorkloadCharacteristics(operation_type="spectrogram", data_shape=(n + 1,)), "numpy")
-    assert max(len(selector._exact), len(selector._short), len(selector._sites)) <= 50
+        selector.sites.of(WorkloadCharacteristics(operation_type="spectrogram", data_shape=(n + 1,)), "numpy")
+    assert max(len(selector._exact), len(selector._short), len(selector.sites.known)) <= 50

@@ -61,7 +61,7 @@ def workload(size=10**5, operation="spectrogram", **fields):
 def feed(selector, w, seconds, times=8, **fields):
     for backend, taken in seconds.items():
         for value in taken if isinstance(taken, list) else [taken] * times:
-            selector.history.record(Outcome(selector.site(w, backend), selector.history.now(), value, **fields))
+            selector.history.record(Outcome(selector.sites.of(w, backend), selector.history.now(), value, **fields))
     selector.flush()
 
 
