@@ -7,7 +7,7 @@ FOLDERS := api kernels selector executors telemetry
 MEMBERS := $(sort $(shell find $(FOLDERS) -type f -not -path '*/__pycache__/*'))
 CHECKED := $(FOLDERS) tests benchmarks
 
-.PHONY: help demo test check bench soak wheel wheel-test clean FORCE
+.PHONY: help demo test check bench gpu soak wheel wheel-test clean FORCE
 
 help:
 	@echo "make demo        install, then run a mixed stream of real work and watch the choices being learned"
@@ -15,6 +15,7 @@ help:
 	@echo "make check       ruff, mypy --strict, import floors"
 	@echo "make bench       what choosing costs, and what it gains"
 	@echo "make soak        the tests that take minutes"
+	@echo "make gpu         the tests that need a CUDA device"
 	@echo "make wheel-test  build the wheel and test it, installed apart from the sources"
 	@echo "make clean       remove what was built (.venv stays)"
 
@@ -22,7 +23,7 @@ demo: $(ENV)
 	$(PY) -m pointsman.cli demo
 
 test: $(ENV)
-	$(PY) -m pytest -q -m "not soak"
+	$(PY) -m pytest -q -m "not soak and not gpu"
 
 check: $(ENV)
 	.venv/bin/ruff check .
@@ -35,6 +36,9 @@ check: $(ENV)
 
 bench: $(ENV)
 	$(PY) -m benchmarks
+
+gpu: $(ENV)
+	$(PY) -m pytest -q -m gpu
 
 soak: $(ENV)
 	$(PY) -m pytest -q -m soak

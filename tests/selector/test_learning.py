@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
+import weakref
 
 import pytest
 from pointsman.selector.selector import IntelligentBackendSelector
@@ -320,5 +322,8 @@ def test_the_summary_is_json_and_adds_up(make, feed, workload):
 def test_a_selector_needs_no_arguments_and_survives_being_dropped():
     selector = IntelligentBackendSelector(history=":memory:")
     history = selector.history
+    alive = weakref.ref(selector)
     del selector
+    gc.collect()
+    assert alive() is None  # a history that outlives it does not keep it
     history.flush()

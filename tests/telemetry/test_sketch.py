@@ -31,7 +31,7 @@ def noisy(seconds: float, count: int, seed: int = 1, sigma: float = 0.02) -> lis
     return [seconds * rng.lognormvariate(0.0, sigma) for _ in range(count)]
 
 
-def same(one: Sketch, other: Sketch) -> None:
+def check_same(one: Sketch, other: Sketch) -> None:
     """Both sketches hold the same, up to rounding."""
     assert (one.count, one.calls, one.cold_count, one.failures, one.chosen) == (
         other.count,
@@ -83,7 +83,7 @@ def test_arrival_order_of_time_stamped_outcomes_does_not_matter(events, rng):
     one_by_one = Sketch()
     for event in shuffled:
         one_by_one.add(event)
-    same(sketch_of(events), one_by_one)
+    check_same(sketch_of(events), one_by_one)
 
 
 @given(st.lists(EVENTS, max_size=30), st.lists(EVENTS, max_size=30), st.lists(EVENTS, max_size=30))
@@ -96,9 +96,9 @@ def test_merging_is_adding_and_its_order_and_grouping_do_not_matter(first, secon
     inner = b.copy()
     inner.merge(a)
     right.merge(inner)
-    same(left, right)
-    same(left, sketch_of(first + second + third))
-    same(a, sketch_of(first))  # merging leaves its argument and the copied original alone
+    check_same(left, right)
+    check_same(left, sketch_of(first + second + third))
+    check_same(a, sketch_of(first))  # merging leaves its argument and the copied original alone
 
 
 @given(st.lists(EVENTS, max_size=40))
@@ -124,7 +124,7 @@ def test_merging_across_years_neither_overflows_nor_forgets_the_new():
     assert old.count == 40
     assert old.expected_s == pytest.approx(0.1)
     new.merge(sketch_of(timed([1.0] * 20, start=1.0)))
-    same(old, new)
+    check_same(old, new)
 
 
 def test_yesterday_counts_half():
@@ -139,7 +139,7 @@ def test_many_at_once_are_the_same_as_one_by_one():
     single = Sketch()
     for outcome in outcomes:
         single.add(outcome)
-    same(single, sketch_of(outcomes))
+    check_same(single, sketch_of(outcomes))
 
 
 def test_one_outlier_changes_nothing():
