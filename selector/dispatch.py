@@ -20,6 +20,7 @@ from .arguments import all_leaves, key_of, request_of, stands_apart
 from .decision import Decision
 from .engine import MOST_STRIDE, Choice, Engine
 from .failures import classify, import_outcome
+from .logs import log
 from .operations import Operation
 from .request import Request
 from .settings import SCOPE, scope
@@ -143,6 +144,7 @@ class Dispatcher:
         order, rule = choice.decision.chain, choice.decision.rule
         trial = self.engine.take_trial(choice) if choice.tickets else None
         if trial is not None:
+            log.debug("%s: trying %s", choice.request.describe(), trial)
             order, rule = (trial, *(name for name in order if name != trial)), "explore"
         return self._walk(choice, order, rule, key, args, kwargs)
 
@@ -231,6 +233,7 @@ class Dispatcher:
     def _note_failure(
         self, choice: Choice, variant: Variant, failure: Failure, message: str, seconds: float, rule: str
     ) -> None:
+        log.info("%s: %s failed (%s: %s)", choice.request.describe(), variant.name, failure, message)
         self.engine.failed(choice.request, variant, failure, message)
         outcome = Outcome(
             choice.sites[variant.name], self._history.now(), seconds, failure=failure, message=message[:500], rule=rule
@@ -340,6 +343,8 @@ class Dispatcher:
                 self._entries.pop(key, None)
                 continue
             if fresh.decision.variant != choice.decision.variant:
+                log.info("%s: %s -> %s (%s: %s)", choice.request.describe(), choice.decision.variant,
+                         fresh.decision.variant, fresh.decision.rule, fresh.decision.reason)  # fmt: skip
                 self._entries.pop(key, None)  # the next call binds the new choice
                 continue
             renewed = _Entry(entry.prepared, fresh)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,11 +18,10 @@ from .constraints import LARGE_WORKSPACE, Machine, breaker_key, matches, variant
 from .decision import Decision
 from .failures import nothing_left
 from .ledger import Ledger
+from .logs import follow, log
 from .request import Request
-from .settings import Settings, scope
+from .settings import Settings, on_change, scope
 from .traffic import ClassKey, SizeClass, Traffic, class_key
-
-log = logging.getLogger("pointsman")
 
 SAMPLE_S = 2e-4
 """Calls faster than this are sampled once learned, so that no entry records more than about 5 000 calls a second."""
@@ -67,6 +65,8 @@ class Engine:
         self.epoch = 0
         self.context = "quiet"
         self.ledger = Ledger(history)
+        follow(settings())
+        on_change(self._settings_changed)
         self.traffic = Traffic()
         self._lock = threading.RLock()
         self._predictions: dict[tuple[ClassKey, str, tuple[str, ...]], list[Prediction]] = {}
@@ -74,6 +74,9 @@ class Engine:
         self._handed_out: set[tuple[ClassKey, str]] = set()  # trials whose outcome has not been learned from
         self._at_risk_s = 0.0  # what trials may have lost since the last batch was learned from
         self._epochs = count(1)
+
+    def _settings_changed(self) -> None:
+        follow(self.settings())
 
     # ------------------------------------------------------------------------------------------ choosing
 
