@@ -179,7 +179,10 @@ class Curves(CostModel):
         y = np.array([math.log2(max(s.expected_s, 1e-9)) for _, _, s in points])
         residual = y - np.array([mean(v) for v in x])
         noise = np.array([max(LEAST_NOISE, s.spread / LN2 / math.sqrt(s.count)) for _, _, s in points])
-        factor = np.linalg.cholesky(_covariance(at, at, mean.level) + np.diag(noise**2))
+        try:
+            factor = np.linalg.cholesky(_covariance(at, at, mean.level) + np.diag(noise**2))
+        except np.linalg.LinAlgError:  # times that make no sense (a damaged file): better the prior than no choice
+            return _Fit(mean)
         weights = np.linalg.solve(factor.T, np.linalg.solve(factor, residual))
         return _Fit(mean, at, weights, factor)
 

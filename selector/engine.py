@@ -63,7 +63,7 @@ class Engine:
         self.learning = learning
         self.frozen = False
         self.epoch = 0
-        self.context = "quiet"
+        self.context = self._last_context = "quiet"
         self.ledger = Ledger(history)
         follow(settings())
         on_change(self._settings_changed)
@@ -304,9 +304,7 @@ class Engine:
                     failed.add((outcome.site.operation, outcome.site.dtype))
                 elif self.traffic.surprised(outcome) and not self.frozen:
                     changed_level.add((outcome.site.operation, outcome.site.dtype))
-            context = self._read_context(outcomes)
-            flipped = context != self.context
-            self.context = context
+            flipped = self._flips(outcomes)
             self._at_risk_s = 0.0
             due = failed if self.frozen else failed | changed_level | self.machine.breakers.due_groups()
             if not self.frozen:
@@ -329,8 +327,14 @@ class Engine:
         basis = seen.default_s if seen.default_known else outcome.seconds
         self.ledger.paid(outcome.seconds * calls, basis * calls, trial=trial, usual=seen.chosen_s if trial else 0.0)
 
-    def _read_context(self, outcomes: Sequence[Outcome]) -> str:
-        return outcomes[-1].context if outcomes else self.context
+    def _flips(self, outcomes: Sequence[Outcome]) -> bool:
+        """Take over the load that two batches in a row were labelled with; a passing one is not worth new tables."""
+        label = outcomes[-1].context if outcomes else self.context
+        flips = label != self.context and label == self._last_context
+        self._last_context = label
+        if flips:
+            self.context = label
+        return flips
 
     def failed(self, request: Request, variant: Variant, failure: Failure, message: str) -> None:
         """Open the breaker for a listed failure and remember how much memory was too much."""

@@ -10,9 +10,14 @@ log = logging.getLogger("pointsman")
 
 
 def follow(settings: Settings) -> None:
-    """Set the logger as `settings` say. Only who asked for a level gets a handler, and only where there is none yet."""
+    """Set the logger as `settings` say, where somebody asked; a library leaves it to the application otherwise.
+
+    A handler is added only where there is none at all.
+    """
+    if "log" not in settings.origin:
+        return
     log.setLevel(settings.log.upper())
-    if "log" in settings.origin and not log.hasHandlers():
+    if not log.hasHandlers():
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("pointsman: %(message)s"))
         log.addHandler(handler)

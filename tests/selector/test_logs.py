@@ -31,10 +31,11 @@ def _as_before():
     logs.log.handlers[:] = handlers
 
 
-def test_the_level_is_set_and_nobody_else_gets_a_handler():
+def test_where_nobody_asked_the_logger_is_left_to_the_application():
     logs.log.handlers.clear()
+    logs.log.setLevel(logging.INFO)
     logs.follow(Settings())
-    assert logs.log.level == logging.WARNING
+    assert logs.log.level == logging.INFO
     assert logs.log.handlers == []
 
 
