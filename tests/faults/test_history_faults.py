@@ -402,7 +402,7 @@ def test_what_may_only_be_read_is_read_and_learned_on_in_memory(path, start, wha
             parent.chmod(parent.stat().st_mode | stat.S_IXOTH)
     process = start(
         """
-        import os, warnings
+        import os, urllib.parse, warnings  # what pathlib imports late, the other user may not be able to read
         if os.getuid() == 0:
             os.setgid(65534); os.setuid(65534)      # nothing is read-only to root
         with warnings.catch_warnings(record=True) as caught:
