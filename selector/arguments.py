@@ -10,6 +10,7 @@ import numpy as np
 
 from ..executors import conversion
 from .request import Request
+from .signature import shape_class
 
 ndarray = np.ndarray
 LONGEST = 8
@@ -47,6 +48,13 @@ def key_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         else:
             key.append(_other(value))
     return tuple(key)
+
+
+def class_of(key: Any) -> Any:
+    """The key of a signature's size class: NumPy shapes by their half-octave classes, all else as it is."""
+    return tuple(
+        shape_class((part,)) if type(part) is tuple and (not part or type(part[0]) is int) else part for part in key
+    )
 
 
 def _other(value: Any) -> Any:

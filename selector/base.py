@@ -61,6 +61,7 @@ class Candidate:
     prediction: Prediction
     import_s: float = 0.0  # seconds of importing the library; 0.0 where it is imported already
     compile_s: float = 0.0  # seconds of a first call of this signature; 0.0 where it is compiled already
+    per_shape: bool = False  # every new shape compiles anew, so that what is compiled serves this signature alone
 
     @property
     def cold_s(self) -> float:
@@ -77,6 +78,7 @@ class Question:
     candidates : in canonical order; never empty.
     default : variant that runs when nothing is known.
     calls : calls of this signature still expected (at least 1).
+    seen : calls of this signature so far.
     at_stake_s : variant -> seconds already spent on what a trial here would teach about: this size, its neighbours,
         larger ones. The natural guess for what is still to come. A variant that is missing must not be tried here yet.
     import_earned : backends whose import the calls so far would already have repaid.
@@ -88,6 +90,7 @@ class Question:
     candidates: tuple[Candidate, ...]
     default: str
     calls: float = 1.0
+    seen: float = 0.0
     at_stake_s: Mapping[str, float] = field(default_factory=dict)
     import_earned: frozenset[str] = frozenset()
     incumbent: str | None = None

@@ -16,9 +16,9 @@ from ..executors.fallback import Attempt, run_chain
 from ..executors.prepare import Prepared, prepare
 from ..telemetry.history import History
 from ..telemetry.outcome import Failure, Outcome, Site
-from .arguments import all_leaves, key_of, request_of, stands_apart
+from .arguments import all_leaves, class_of, key_of, request_of, stands_apart
 from .decision import Decision
-from .engine import MOST_STRIDE, Choice, Engine
+from .engine import MOST_STRIDE, Choice, Engine, compiles
 from .failures import classify, import_outcome
 from .logs import log
 from .operations import Operation
@@ -34,6 +34,10 @@ UNSAMPLED = 64
 ASYNCHRONOUS_STRIDE = 16
 """Share of device-resident calls that wait for the device in order to be timed."""
 NEVER = 1 << 62
+CLASS_SIZE = 1 << 20
+"""Elements up to which a new signature may run by its size class: beyond, a decision costs nothing beside the call."""
+SETTLED, MOST_SIGHTINGS = 16, 1 << 15
+"""So many calls repay an entry of a signature's own: making one costs 150 us, going by its class 5 us a call."""
 RENEWED = 256
 """Entries of a dispatcher that are decided anew by the flusher; older ones when they are next asked for."""
 
@@ -88,6 +92,8 @@ class Dispatcher:
         self._rerun = rerun
         self._deterministic = deterministic
         self._entries: dict[Any, _Entry] = {}
+        self._classes: dict[Any, _Entry] = {}  # by size class, for signatures that have not been seen before
+        self._sightings: dict[Any, int] = {}  # of signatures that have no entry of their own yet
         self._prepared: dict[Any, Prepared] = {}
         self._loaded: dict[str, Callable[..., Any]] = {}
         self._history: History = engine.history
@@ -137,6 +143,9 @@ class Dispatcher:
             return self._untouched(args, kwargs)
         choice = entry.choice if entry is not None else None
         if choice is None:
+            known = self._class_entry(key)
+            if known is not None:
+                return self._by_class(known, args, kwargs)
             if self._validate is not None:
                 self._validate(*args, **kwargs)
             choice = self.engine.choose(self.request(args, kwargs))
@@ -200,11 +209,52 @@ class Dispatcher:
     def _remember(self, key: Any, prepared: Prepared, choice: Choice) -> None:
         if len(self._entries) >= MOST_ENTRIES:
             self._entries.clear()  # rare, and cheaper than keeping an order on the hot path
+            self._classes.clear()
         entry = _Entry(prepared, choice)
         entry.scoped = scope() is not None
         if not self.engine.learning or self.engine.settings().mode == "off":
             entry.skip = NEVER
         self._entries[key] = entry
+        if not entry.scoped and choice.request.size <= CLASS_SIZE and compiles(choice.variant) != "shape":
+            self._classes[class_of(key)] = entry
+
+    def _class_entry(self, key: Any) -> _Entry | None:
+        """What runs signatures of this size class; None: decide about this one."""
+        seen = self._sightings.get(key, 0) + 1
+        if SCOPE.get() is not None or seen > SETTLED:
+            return None
+        if len(self._sightings) >= MOST_SIGHTINGS:
+            self._sightings.clear()
+        self._sightings[key] = seen
+        found = self._classes.get(class_of(key))
+        return found if found is not None and not found.tickets else None
+
+    def _by_class(self, entry: _Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a new signature by its size class's choice: ever-new shapes cost a few microseconds, not a decision."""
+        if self._validate is not None:
+            self._validate(*args, **kwargs)
+        site = entry.site
+        timed, calls = entry.skip <= 0, 1
+        if not timed:
+            entry.skip -= 1
+        started = perf_counter()
+        try:
+            result = (entry.timed if timed else entry.call)(*args, **kwargs)
+        except Exception as error:
+            return self._rescue(entry, error, args, kwargs)
+        ended = perf_counter()
+        if timed:
+            seen = entry.seen = entry.seen + 1
+            if seen > UNSAMPLED:
+                entry.skip, calls = entry.stride - 1, entry.stride
+            elements = next((a.size for a in args if type(a) is ndarray), site.size)
+            work = site.work * elements / max(site.size, 1)
+            self._history.buffer.append(
+                (site._replace(work=work, size=elements), ended, ended - started, entry.rule, "", calls)
+            )
+            if not self._history.awake:
+                self._history.wake()
+        return result
 
     def _rescue(self, entry: _Entry, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A known call failed: walk on with the rest of its chain, or let the caller's own error out unchanged."""
@@ -239,7 +289,9 @@ class Dispatcher:
             choice.sites[variant.name], self._history.now(), seconds, failure=failure, message=message[:500], rule=rule
         )
         self._record(outcome)
-        self._entries = {k: e for k, e in self._entries.items() if e.choice.variant != variant}
+        for kept in (self._entries, self._classes):
+            for key in [k for k, e in list(kept.items()) if e.choice.variant == variant]:
+                kept.pop(key, None)
 
     def _record(self, outcome: Outcome) -> None:
         if self.engine.learning and self.engine.settings().mode != "off":
@@ -321,12 +373,17 @@ class Dispatcher:
         self._prepared.clear()
         self._loaded.clear()
         self._entries.clear()
+        self._classes.clear()
 
     def refresh(self, due: set[tuple[str, str]] | None) -> None:
         """Make the choices of the changed (operation, dtype) groups again; None drops them all."""
         if due is None:
             self._entries.clear()
+            self._classes.clear()
             return
+        for key, entry in list(self._classes.items()):
+            if (entry.choice.request.operation, entry.choice.request.dtype) in due:
+                self._classes.pop(key, None)  # the next new signature decides for its class
         left = RENEWED
         for key, entry in reversed(list(self._entries.items())):
             choice = entry.choice

@@ -120,7 +120,7 @@ class Engine:
         default, default_rule = rules.default_of(request, candidates, sites[fit[0].name].work, calls)
         exploring = self.learning and settings.mode == "select" and settings.explore > 0.0 and not self.frozen
         question = Question(
-            candidates, default, calls,
+            candidates, default, calls, self.traffic.calls_of(sites[fit[0].name]),
             at_stake_s=self.traffic.at_stake(key, candidates),
             import_earned=self.traffic.imports_earned(candidates),
             incumbent=seen.incumbent,
@@ -259,7 +259,7 @@ class Engine:
                 self._predictions.clear()
             self._predictions[cache] = predictions
         return tuple(
-            Candidate(v.name, v.backend, v.device, p, *self._cold(request, v, sites[v.name]))
+            Candidate(v.name, v.backend, v.device, p, *self._cold(request, v, sites[v.name]), compiles(v) == "shape")
             for v, p in zip(fit, predictions, strict=True)
         )
 
@@ -270,7 +270,7 @@ class Engine:
         return import_s, compile_s
 
     def _warm_key(self, request: Request, variant: Variant) -> tuple[object, ...]:
-        how = variant.compiles or registry.executor(variant.backend).capabilities.compiles
+        how = compiles(variant)
         if how == "shape":
             return (request.operation, variant.name, request.dtype, request.shapes, request.detail)
         ranks = tuple(map(len, request.shapes)) if how == "dtype" else ()
@@ -363,3 +363,8 @@ class Engine:
             self._predictions.clear()
             self.costs.forget(None)
             self.epoch = next(self._epochs)
+
+
+def compiles(variant: Variant) -> str:
+    """When calls of `variant` compile: "never", "dtype" or "shape"."""
+    return variant.compiles or registry.executor(variant.backend).capabilities.compiles

@@ -83,6 +83,9 @@ def _trial(question: Question, chosen: Candidate, rest: list[Candidate]) -> tupl
     for candidate in rest:
         belief = candidate.prediction
         stake = question.at_stake_s.get(candidate.variant, 0.0)
+        if candidate.per_shape and candidate.compile_s:
+            # A stream of ever-new shapes never repays a per-shape compiler: only this very signature's calls count.
+            stake = min(stake, question.seen * now)
         if belief.sigma <= 0.0 or stake <= 0.0:
             continue
         gain = _expected_gain(now, belief.mu, belief.sigma)

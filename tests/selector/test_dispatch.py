@@ -56,6 +56,47 @@ def test_it_runs_what_was_learned(toy):
     assert made(np.ones(1010)) == "other"  # a new shape of the same class
 
 
+def test_ever_new_shapes_are_run_by_their_size_class_without_a_decision(toy, monkeypatch):
+    made, selector = toy(plain=lambda x: x.size, other=lambda x: -x.size)
+    teach(selector, made, {"plain": 1e-3, "other": 1e-4})
+    made(np.ones(1000))
+
+    def decides(*_: object) -> None:
+        raise AssertionError("a decision was made")
+
+    monkeypatch.setattr(selector._engine, "choose", decides)
+    assert [made(np.ones(n)) for n in range(990, 1010)] == [-n for n in range(990, 1010)]
+    monkeypatch.undo()
+    selector.flush()
+    assert summary(selector)["other"]["count"] == 8 + 20
+    site = next(c for c, _ in selector.history.state.cells if c.variant == "other")
+    assert selector.history.state.cells[site, "quiet"].log2_work == pytest.approx(np.log2(1000), abs=0.05)
+
+
+def test_a_signature_that_comes_back_gets_an_entry_of_its_own(toy):
+    made, _ = toy(plain=lambda x: x.size)
+    made(np.ones(1000))
+    for _ in range(dispatch_module.SETTLED):
+        made(np.ones(1001))
+    assert len(made._entries) == 1
+    made(np.ones(1001))
+    assert len(made._entries) == 2
+
+
+def test_a_size_class_is_left_when_its_variant_fails(toy):
+    def breaks(x):
+        if x.size > 1000:
+            raise MemoryError("no room")
+        return "other"
+
+    made, selector = toy(plain=lambda x: "plain", other=breaks)
+    teach(selector, made, {"plain": 1e-3, "other": 1e-4})
+    assert made(np.ones(1000)) == "other"
+    assert made(np.ones(1001)) == "plain"
+    assert made._classes == {}
+    assert made(np.ones(1002)) == "plain"
+
+
 def test_each_call_is_recorded_once_also_by_eight_threads(toy, monkeypatch):
     monkeypatch.setattr(dispatch_module, "UNSAMPLED", 10**9)
     made, selector = toy(plain=lambda x: x + 1.0)

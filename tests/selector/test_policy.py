@@ -119,3 +119,11 @@ def test_a_trial_waits_until_what_is_at_stake_repays_it():
     assert trial(100.0) == "torch"
     assert trial(100.0, explore=False) is None
     assert trial(100.0, credit=1.0) is None
+
+
+def test_a_per_shape_compiler_is_tried_only_for_shapes_that_come_back():
+    """A stream of ever-new shapes spends much near a size, and none of it would be repaid by compiling one of them."""
+    now, jax = candidate("numpy", 1e-3), candidate("jax", 1e-3, "guess", 1.0, compile_s=0.15, per_shape=True)
+    asked = {"default": "numpy", "at_stake_s": {"jax": 1e4}, "explore": True, "credit_s": 100.0}
+    assert POLICY.rank(Question((now, jax), seen=1.0, **asked)).trial is None
+    assert POLICY.rank(Question((now, jax), seen=1e4, calls=1e4, **asked)).trial == "jax"

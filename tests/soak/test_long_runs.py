@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 import signal
 import sqlite3
@@ -32,6 +33,8 @@ def test_a_storm_of_new_shapes_neither_grows_nor_slows_for_ever(tmp_path):
     def total(x, *, xp=None):
         return xp.sum(x * x)
 
+    for library in ("scipy.fft", "numba", "torch", "jax"):
+        importlib.import_module(library)  # an import on the way would be taken for growth
     rng = np.random.default_rng(0)
     x = rng.standard_normal(20_000)
     for n in rng.integers(1, 20_000, 20_000):
@@ -40,7 +43,7 @@ def test_a_storm_of_new_shapes_neither_grows_nor_slows_for_ever(tmp_path):
     for n in rng.integers(1, 20_000, 60_000):
         total(x[:n])
     selector.flush()
-    assert psutil.Process().memory_info().rss - before < 200 * 2**20
+    assert psutil.Process().memory_info().rss - before < 100 * 2**20
     assert len(total._dispatcher()._entries) <= 4096
 
 
