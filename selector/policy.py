@@ -83,15 +83,15 @@ def _trial(question: Question, chosen: Candidate, rest: list[Candidate]) -> tupl
     for candidate in rest:
         belief = candidate.prediction
         stake = question.at_stake_s.get(candidate.variant, 0.0)
-        if candidate.per_shape and candidate.compile_s:
-            # A stream of ever-new shapes never repays a per-shape compiler: only this very signature's calls count.
-            stake = min(stake, question.seen * now)
         if belief.sigma <= 0.0 or stake <= 0.0:
             continue
         gain = _expected_gain(now, belief.mu, belief.sigma)
         import_s = 0.0 if candidate.backend in question.import_earned else candidate.import_s
         worth = gain / now * stake * HORIZON
-        cost = max(0.0, belief.mean_s - now) + gain + import_s + candidate.compile_s
+        loss = max(0.0, belief.mean_s - now) + gain + candidate.compile_s
+        if candidate.per_shape and candidate.compile_s and gain * question.seen * HORIZON <= loss:
+            continue  # what is compiled for one shape must be repaid by that shape: a stream of new ones never does
+        cost = loss + import_s
         bound = max(0.0, belief.high - now) + candidate.cold_s
         if worth > cost and bound <= question.credit_s and worth - cost > best[0]:
             best = (worth - cost, candidate.variant, bound)

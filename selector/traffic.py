@@ -127,7 +127,7 @@ class Traffic:
         near = self._of_group[key[:2]]
         for candidate in candidates:
             top = self._tried.get((key[0], key[1], candidate.variant), -math.inf)
-            if any(top < c.x - 0.5 < here.x - 1.0 and c.chosen_s >= TELLING_S and c.spent_s for c in near):
+            if any(top < c.x - 0.5 < here.x - 1.0 and _comes_first(c, candidate) for c in near):
                 continue
             new = here.x > top + 0.5
             out[candidate.variant] = sum(
@@ -151,6 +151,11 @@ class Traffic:
         """Forget it all."""
         for kept in (self._classes, self._of_group, self._tried, self._signatures, self._tally):
             kept.clear()
+
+
+def _comes_first(smaller: SizeClass, candidate: Candidate) -> bool:
+    """Whether a smaller size has to be tried first: it tells about rates, and its own calls could repay a cold start."""
+    return smaller.chosen_s >= TELLING_S and smaller.spent_s > 0.0 and smaller.spent_s >= candidate.cold_s
 
 
 def class_key(site: Site) -> ClassKey:
