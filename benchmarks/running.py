@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from .timing import Case, Effort, difference, interleaved
 PART = "running"
 KNOWN_AFTER = 300  # calls after which every entry samples
 MONITORED_S, CALL_S, BOUND_S = 2e-6, 3e-6, 5e-8
+NEW_SHAPE_S = 1e-5  # "a few microseconds" in the design; the number is ours
 
 
 @pm.adaptive(name="bench_one")
@@ -108,6 +110,9 @@ def _called(selector: pm.IntelligentBackendSelector, x: Any, t: Any) -> tuple[li
         "chosen": _chosen(one, x), "chosen_two": _chosen(two, x, x), "chosen_torch": _chosen(one, t),
         "bound": one.bind(x), "bound_run": selector.dispatcher("reduction").bind(x),
     }  # fmt: skip
+    long = np.zeros(60_000)
+    shapes = cycle([long[:n] for n in range(30_000, 60_000)])  # each comes round a few times at most
+    names["shapes"] = shapes
     checks: dict[str, Callable[[], bool]] = {
         "one(x)": lambda: one(x) is names["chosen"](x),
         "each(x)": lambda: each(x) is x,
@@ -116,6 +121,8 @@ def _called(selector: pm.IntelligentBackendSelector, x: Any, t: Any) -> tuple[li
         "chosen(x)": lambda: one.explain(x).backend == "numpy" and names["chosen"](x) is x,
         "chosen_two(x, x)": lambda: names["chosen_two"](x, x) is x,
         "chosen_torch(t)": lambda: one.explain(t).backend == "torch" and names["chosen_torch"](t) is t,
+        "one(next(shapes))": lambda: one(view := next(shapes)) is view,
+        "chosen(next(shapes))": lambda: names["chosen"](view := next(shapes)) is view,
         "bound(x)": lambda: names["bound"](x) is one(x),
         "run('reduction', x)": lambda: abs(pm.run("reduction", x) - total) <= 1e-12 * total,
         "bound_run(x)": lambda: names["bound_run"](x) == pm.run("reduction", x),
@@ -132,6 +139,13 @@ def _called(selector: pm.IntelligentBackendSelector, x: Any, t: Any) -> tuple[li
         ("@adaptive, one array, each call recorded", "each(x)", "chosen(x)", CALL_S, "as calls above 0.2 ms are"),
         ("@adaptive, two NumPy arrays", "two(x, x)", "chosen_two(x, x)", CALL_S, ""),
         ("@adaptive, one torch tensor", "one(t)", "chosen_torch(t)", CALL_S, ""),
+        (
+            "@adaptive, a new shape each time",
+            "one(next(shapes))",
+            "chosen(next(shapes))",
+            NEW_SHAPE_S,
+            "by its size class, after the class's first call",
+        ),
         ("f.bind(x)", "bound(x)", "chosen(x)", BOUND_S, "over the plain call"),
         ("pm.run('reduction', x)", "run('reduction', x)", "bound_run(x)", CALL_S, "over the bound variant"),
     ]

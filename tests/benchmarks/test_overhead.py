@@ -30,6 +30,7 @@ ROWS = {
         "@adaptive, one array, each call recorded",
         "@adaptive, two NumPy arrays",
         "@adaptive, one torch tensor",
+        "@adaptive, a new shape each time",
         "f.bind(x)",
         "pm.run('reduction', x)",
         "recording inside a call",
