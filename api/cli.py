@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from pointsman import __version__
 from pointsman.executors.errors import PointsmanError
 from pointsman.selector import operations, settings
 from pointsman.selector.dtypes import canonical_dtype
@@ -169,9 +171,13 @@ def _history_path(arguments: argparse.Namespace) -> int:  # noqa: ARG001
 def _history_reset(arguments: argparse.Namespace) -> int:
     import pointsman
 
-    selector = pointsman.default_selector()
-    selector.reset_performance_history(arguments.operation)
-    print(f"forgot {arguments.operation or 'everything'} in {selector.history.location}")
+    selector, operation = pointsman.default_selector(), arguments.operation
+    known = sorted(selector.get_performance_summary()["operations"])
+    if operation is not None and operation not in known:
+        learned = f"there are: {', '.join(known)}" if known else "there is nothing at all"
+        raise WrongUseError(f"nothing is known of {operation!r} in {selector.history.location}; {learned}")
+    selector.reset_performance_history(operation)
+    print(f"forgot {operation or 'everything'} in {selector.history.location}")
     return 0
 
 
@@ -245,6 +251,10 @@ def _arguments(
     validate = getattr(known, "validate", None)
     if validate is None:
         return tuple(make(shape, arguments.dtype) for shape in shapes), keywords
+    takes = [p.name for p in inspect.signature(validate).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    if unknown := [name for name in keywords if name not in takes]:
+        has = f"it has: {', '.join(takes)}" if takes else "it has none"
+        raise WrongUseError(f"{known.name} has no parameter {unknown[0]!r}; {has}")
     roots, swapped = tuple(max(1, math.isqrt(d)) for d in shapes[0]), shapes[0][:-2] + shapes[0][-2:][::-1]
     problem: Exception | None = None
     for tried in (shapes, (*shapes, roots), (*shapes, swapped)):
@@ -305,6 +315,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Choose the fastest Python backend for a workload, from what this machine has taught.",
         epilog="POINTSMAN_* variables apply here too (docs/settings.md). Exit code 1: failure, 2: wrong use.",
     )
+    parser.add_argument("--version", action="version", version=f"pointsman {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     p = _command(commands, "backends", _backends, "list the backends: what is there, and what is missing and why",

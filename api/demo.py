@@ -185,7 +185,7 @@ def run_stream(work: list[Job], say: Callable[[str], None], tick: Callable[[], N
     return {"calls": calls, "seconds": seconds, "cut": cut}
 
 
-def measure(work: list[Job], budget_s: float, tick: Callable[[], None]) -> dict[str, dict[str, float]]:
+def measure(work: list[Job], budget_s: float, tick: Callable[[float], None]) -> dict[str, dict[str, float]]:
     """Mean seconds of every variant of every job, and of pointsman itself; results are checked first.
 
     Single calls in random order, as in the stream: a call repeated in a row finds its data in the cache. Calls through
@@ -207,9 +207,8 @@ def measure(work: list[Job], budget_s: float, tick: Callable[[], None]) -> dict[
             if error <= TOLERANCE.get(request.dtype, 1e-8):
                 calls[job.title, name] = bound
         calls[job.title, "pointsman"] = job.run
-        tick()
     times: dict[tuple[str, str], list[float]] = {pair: [] for pair in calls}
-    ends = time.perf_counter() + budget_s
+    begins = time.perf_counter()
     rng = np.random.default_rng(SEED + 2)
     for round_ in range(MOST_ROUNDS):
         for index in rng.permutation(len(calls)):
@@ -220,7 +219,8 @@ def measure(work: list[Job], budget_s: float, tick: Callable[[], None]) -> dict[
             started = time.perf_counter()
             calls[pair]()
             row.append(time.perf_counter() - started)
-        if time.perf_counter() > ends and round_ >= LEAST_ROUNDS:
+            tick(time.perf_counter() - begins)
+        if time.perf_counter() - begins > budget_s and round_ >= LEAST_ROUNDS:
             break
     table: dict[str, dict[str, float]] = {}
     for (title, name), row in times.items():
@@ -229,46 +229,14 @@ def measure(work: list[Job], budget_s: float, tick: Callable[[], None]) -> dict[
 
 
 def _worth_timing(choice: Any, name: str) -> bool:
-    """A quadratic algorithm at a size where its declared work rules it out is not run for show."""
-    found = choice.decision.candidate(name)
-    return found is not None and found.prediction.low < 0.5
+    """A quadratic algorithm at a size where its declared work rules it out is not run for show.
 
-
-def totals(work: list[Job], table: dict[str, dict[str, float]]) -> list[tuple[str, float, str]]:
-    """Seconds of the whole stream under each policy, from the same table of times."""
-    count = {job.title: job.calls for job in work}
-    rows = []
-
-    def total(pick: Callable[[str], float]) -> float:
-        return sum(count[title] * pick(title) for title in table)
-
-    rows.append(("oracle: the fastest checked variant of each call", total(lambda t: _best(table[t])), ""))
-    rows.append(("pointsman, learned (its own overhead included)", total(lambda t: table[t]["pointsman"]), ""))
-    backends = sorted({name.partition("/")[0] for row in table.values() for name in row} - {"pointsman"})
-    for backend in backends:
-        lacking = [t for t in table if _of_backend(table[t], backend) is None]
-        note = f"NumPy for {len(lacking)} of {len(table)} jobs that it lacks" if lacking else ""
-        rows.append((f"always {backend}", total(partial(_always, table, backend)), note))
-    return rows
-
-
-def _always(table: dict[str, dict[str, float]], backend: str, title: str) -> float:
-    """Seconds of a job on this backend whatever happens; NumPy's where the backend cannot do it."""
-    return _of_backend(table[title], backend) or _numpy(table[title])
-
-
-def _best(row: dict[str, float]) -> float:
-    return min(seconds for name, seconds in row.items() if name != "pointsman")
-
-
-def _of_backend(row: dict[str, float], backend: str) -> float | None:
-    """The backend's plain variant, else the best of its variants: the kindest reading of "always"."""
-    own = [s for name, s in row.items() if name.partition("/")[0] == backend]
-    return min(own) if own else None
-
-
-def _numpy(row: dict[str, float]) -> float:
-    return _of_backend(row, "numpy") or max(row.values())
+    The best of each backend always is: without it, "always" that backend would have nothing to stand on.
+    """
+    candidates = {c.variant: c for c in choice.decision.candidates}
+    found = candidates[name]
+    best = min((c for c in candidates.values() if c.backend == found.backend), key=lambda c: c.prediction.mean_s)
+    return bool(found is best or name == choice.decision.default or found.prediction.low < 0.5)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -277,10 +245,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a tenth of the calls (for tests)")
     parser.add_argument("--budget", type=float, default=45.0, help="seconds for timing every variant (default 45)")
     options = parser.parse_args(argv)
+    from pointsman.demo_report import report
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    console = Console(width=max(Console().width, 110))
+    console = Console()
     selector = pm.default_selector()
     before = selector.get_performance_summary()["total_records"]
     console.print(
@@ -299,82 +268,13 @@ def main(argv: list[str] | None = None) -> int:
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("running the stream", total=n)
         ran = run_stream(work, progress.console.print, lambda: progress.advance(task))
-        timing = progress.add_task("checking and timing every variant", total=len(work))
-        table = measure(work, 3.0 if options.quick else options.budget, lambda: progress.advance(timing))
+        budget_s = 3.0 if options.quick else options.budget
+        timing = progress.add_task("checking and timing every variant, seconds", total=round(budget_s))
+        table = measure(
+            work, budget_s, lambda spent_s: progress.update(timing, completed=min(int(spent_s), round(budget_s)))
+        )
     report(console, work, ran, table, first, before)
     return 0
-
-
-def report(
-    console: Any, work: list[Job], ran: dict[str, Any], table: dict[str, dict[str, float]], first: dict[str, str],
-    before: int,
-) -> None:  # fmt: skip
-    """Print what was chosen, what it took against the others, and what learning cost."""
-    from rich.table import Table
-
-    chosen = Table(title="what is chosen now", title_justify="left")
-    for heading in ("job", "calls", "at the start", "now", "takes", "best of all", "NumPy"):
-        right = heading in ("calls", "takes", "NumPy")
-        chosen.add_column(heading, justify="right" if right else "left", no_wrap=True)
-    for job in work:
-        decision, row = job.explain(), table[job.title]
-        best = min((s, name) for name, s in row.items() if name != "pointsman")
-        chosen.add_row(
-            job.title, str(job.calls), first[job.title], decision.variant,
-            _time(row["pointsman"]), f"{_time(best[0])} {best[1]}", _time(_numpy(row)),
-        )  # fmt: skip
-    console.print(chosen)
-    rows = totals(work, table)
-    oracle = rows[0][1]
-    out = Table(title=f"the stream's {len(ran['calls']):,} calls under each policy, seconds", title_justify="left")
-    for heading in ("policy", "seconds", "x oracle", ""):
-        out.add_column(heading, justify="right" if heading in ("seconds", "x oracle") else "left")
-    for name, seconds, note in rows:
-        out.add_row(name, f"{seconds:.3f}", f"{seconds / oracle:.3f}", note)
-    spent = float(ran["seconds"].sum())
-    out.add_row(
-        "pointsman, this run, learning included", f"{spent:.3f}", f"{spent / oracle:.3f}", "imports, compiling, trials"
-    )
-    console.print(out)
-    _paid_back(console, ran, table, rows)
-    summary = pm.default_selector().get_performance_summary()
-    ledger = summary["exploration"]
-    console.print(
-        f"learning: {ledger['trials']:.0f} trials, {ledger['explored_s']:.2f} s lost in them, "
-        f"{ledger['earned_by_exploring_s']:.2f} s gained; allowance {ledger['allowance_s']:.0f} s, "
-        f"overshoot {ledger['overshoot_s']:.2f} s\n"
-        f"records: {summary['total_records']:,} in the history ({before:,} of them from before this run)\n"
-        f"history: {summary['history']['location']}  (see `pointsman summary`, `pointsman explain`)"
-    )
-
-
-def _paid_back(console: Any, ran: dict[str, Any], table: dict[str, dict[str, float]], rows: Any) -> None:
-    """After how many calls learning had paid for itself, against the best single backend."""
-    fixed = min((r for r in rows if r[0].startswith("always")), key=lambda r: r[1])
-    backend = fixed[0].removeprefix("always ")
-    other = np.array([_always(table, backend, job.title) for job in ran["calls"]])
-    default = np.array([_numpy(table[j.title]) for j in ran["calls"]])
-    for name, costs in ((f"always {backend}, the best single backend", other), ("always numpy", default)):
-        ahead = np.cumsum(costs) - np.cumsum(ran["seconds"])
-        behind = np.nonzero(ahead < 0)[0]
-        if ahead[-1] >= 0:
-            last = int(behind[-1]) + 2 if behind.size else 1
-            console.print(
-                f"learning paid for itself against {name} after {last:,} calls; ahead by {ahead[-1]:.2f} s at the end"
-            )
-        else:
-            lead = float(np.mean(costs[ran["cut"] :] - ran["seconds"][ran["cut"] :]))
-            more = f"{-ahead[-1] / lead:,.0f} more calls like the last ones" if lead > 0 else "never at this rate"
-            console.print(
-                f"learning has not yet paid for itself against {name}: {-ahead[-1]:.2f} s behind; it will after {more}"
-            )
-
-
-def _time(seconds: float) -> str:
-    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
-        if seconds >= factor:
-            return f"{seconds / factor:.3g} {unit}"
-    return f"{seconds / 1e-9:.3g} ns"
 
 
 if __name__ == "__main__":

@@ -22,6 +22,10 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
     console = console or Console()
     if summary["operations"]:
         console.print(_variants(summary["operations"]))
+        console.print(
+            "sizes stand for classes of about that size; > marks the fastest known. typical (median) and mean are of\n"
+            "steady calls, first is the mean of the calls that compiled or were a process's first\n"
+        )
     else:
         console.print("Nothing has been recorded yet: run something, for example `pointsman run fft 1000x4096`.")
     if summary["recent_backends"]:
@@ -31,9 +35,14 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
         f"{summary['total_records']} outcomes; against the defaults {seconds(summary['saved_s'])} saved, "
         f"against the best known {seconds(summary['lost_s'])} lost (estimates, steady calls)"
     )
-    exploration = summary["exploration"]
-    spent = exploration.get("explored_s", 0.0)
-    console.print(f"exploration: {seconds(spent)} spent in {exploration.get('trials', 0):.0f} trials")
+    if summary["imports"]:
+        imports = (f"{name} {seconds(told['seconds'])}" for name, told in summary["imports"].items())
+        console.print(f"imports: {', '.join(imports)}", markup=False)
+    ledger = summary["exploration"].get("in_all", {})  # of all processes; the rest is of this one
+    console.print(
+        f"exploring: {ledger.get('trials', 0.0):.0f} trials, {seconds(ledger.get('explored_s', 0.0))} lost in them, "
+        f"{seconds(ledger.get('earned_s', 0.0))} gained"
+    )
     history = summary["history"]
     console.print(f"history: {history['location']} ({history['status']})", soft_wrap=True, markup=False)
 
@@ -41,9 +50,9 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
 def _variants(operations: Mapping[str, Any]) -> Table:
     # Narrow enough for 80 columns, which is what a pipe gets.
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("variant", min_width=32)
+    table.add_column("variant", overflow="fold")
     for name in ("calls", "share", "typical", "mean", "stalls", "first"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=True, min_width=7 if name in ("mean", "first") else None)
     for operation, classes in operations.items():
         for one in classes:
             title = " ".join(filter(None, (operation, about(one["shape_class"]), one["dtype"], one["detail"])))
@@ -53,7 +62,7 @@ def _variants(operations: Mapping[str, Any]) -> Table:
                 fastest = v["typical_s"] is not None and v["typical_s"] == best
                 table.add_row(Text(f"{'>' if fastest else ' '} {name}"), *_cells(v))
                 for kind, count in v["failures"].items():
-                    table.add_row(Text(f"    failed {count} times: {kind}"))
+                    table.add_row(Text(f"    failed {'once' if count == 1 else f'{count} times'}: {kind}"))
             table.add_section()
     return table
 
@@ -61,7 +70,7 @@ def _variants(operations: Mapping[str, Any]) -> Table:
 def _cells(v: Mapping[str, Any]) -> list[str]:
     return [
         str(v["count"]),
-        f"{v['share']:.0%}",
+        f"{v['share']:.0%}" if not 0.0 < v["share"] < 0.005 else "<1%",
         _or_dash(v["typical_s"]),
         _or_dash(v["mean_s"]),
         f"{v['stall_rate']:.1%}" if v["stall_rate"] else "-",

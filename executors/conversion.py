@@ -165,7 +165,7 @@ def convert(x: Any, to: str, device: str | None = None, dtype: str | None = None
     x : an array of numpy, torch, jax or cupy, or nested tuples, lists and dictionaries of them.
     to : name of a backend: "numpy" ("scipy" and "numba" mean the same), "torch", "jax", or a registered one.
     device : "cpu" or "cuda:0"; None leaves an array of the target's own kind where it is and means "cpu" otherwise.
-    dtype : name of the wanted dtype ("float32"); None keeps it.
+    dtype : name of the wanted dtype ("float32"), or a dtype of any library; None keeps it.
 
     Returns
     -------
@@ -188,10 +188,24 @@ def convert(x: Any, to: str, device: str | None = None, dtype: str | None = None
     """
     from . import registry
 
+    dtype = None if dtype is None else _name_of(dtype)
     target, _ = registry.ensure(to)
     if device is not None and device not in target.devices():
         raise UnsupportedError(f"{to} cannot use device {device!r} here; it can use: {', '.join(target.devices())}")
     return map_leaves(lambda leaf: _convert_leaf(leaf, target, device, dtype), x)
+
+
+def _name_of(dtype: object) -> str:
+    """Name of a dtype that may be given as NumPy's, torch's or jax's own."""
+    if isinstance(dtype, str):
+        return dtype
+    text = str(dtype)
+    if text.startswith("torch."):
+        return text.removeprefix("torch.")
+    try:
+        return np.dtype(dtype).name  # type: ignore[call-overload, no-any-return]
+    except TypeError:
+        raise TypeError(f"dtype: found {dtype!r}; give a name such as 'float32', or a dtype") from None
 
 
 def _convert_leaf(x: Any, target: Executor, device: str | None, dtype: str | None) -> Any:
@@ -201,7 +215,7 @@ def _convert_leaf(x: Any, target: Executor, device: str | None, dtype: str | Non
     if kind is None:
         return x
     if kind in ("foreign", "tracer"):
-        raise UnsupportedError(_why_refused(x, kind))
+        raise UnsupportedError(why_refused(x, kind))
     if dtype is not None and dtype_name(x) != dtype:
         x, dtype = _cast_at_source(x, kind, dtype)
     if kind != target.kind:
@@ -230,13 +244,15 @@ def across(x: Any, target: Executor, device: str = "cpu") -> Any:
 
     kind = kind_of(x)
     if kind is None or kind in ("foreign", "tracer"):
-        raise UnsupportedError(_why_refused(x, kind))
+        raise UnsupportedError(why_refused(x, kind))
     if requires_grad(x):
         raise UnsupportedError(
             f"a tensor that requires a gradient does not leave torch for {target.name}: its gradient would be lost; "
             "pass x.detach() if that is what you want"
         )
-    if device != "cpu" and residency(x).endswith(device) and hasattr(target, "from_dlpack"):
+    there = (residency(x).partition("@")[2] or "cpu") == device
+    # On the host only what NumPy has no dtype for: both libraries may be going by NumPy's memory already.
+    if there and hasattr(target, "from_dlpack") and (device != "cpu" or dtype_name(x) == "bfloat16"):
         return target.from_dlpack(x)
     source = registry.of_kind(kind)
     return target.convert_in(x.get() if source is None else source.convert_out(x), device)
@@ -255,7 +271,8 @@ def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
     return function(tree)
 
 
-def _why_refused(x: object, kind: str | None) -> str:
+def why_refused(x: object, kind: str | None) -> str:
+    """The sentence why `x`, which is of `kind`, is not converted, and what to pass instead."""
     name = f"{type(x).__module__}.{type(x).__qualname__}"
     if kind is None:
         return f"{name} is no array; make one with numpy.asarray first"

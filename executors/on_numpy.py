@@ -11,13 +11,14 @@ from .errors import BackendUnavailableError
 
 INTEGERS = frozenset(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
 FLOATS = frozenset({"float32", "float64", "complex64", "complex128"})
+EXTENDED = frozenset(np.dtype(kind).name for kind in (np.longdouble, np.clongdouble))  # "float128" with most compilers
 
 
 class NumpyExecutor(Executor):
-    """Runs functions on NumPy arrays as they are."""
+    """Runs functions on NumPy arrays as they are; alone in having extended precision, where the platform has it."""
 
     name = "numpy"
-    capabilities = Capabilities(dtypes=INTEGERS | FLOATS | {"bool", "float16"})
+    capabilities = Capabilities(dtypes=INTEGERS | FLOATS | EXTENDED | {"bool", "float16"})
 
     def probe(self) -> None:
         """Take a scalar product of five numbers."""

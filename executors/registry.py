@@ -260,6 +260,8 @@ def _missing(where: Row) -> str | None:
         return None
     try:
         spec = find_spec(where.library)
+    except ImportError:  # an import hook refuses it
+        spec = None
     except ValueError:  # a module without a spec, put into sys.modules by hand: it is there
         return None
     # Without a loader it is a mere folder of that name on the path, such as a project called "jax".

@@ -35,3 +35,7 @@ class Kernel(Operation):
     cases: Mapping[str, Callable[[np.random.Generator, str], Arguments]]
     validate: Callable[..., None]
     nan_policy: str = "propagates"
+
+    def __post_init__(self) -> None:
+        """Let Python's own message about a missing or unknown argument name the operation."""
+        self.validate.__qualname__ = self.name

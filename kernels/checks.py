@@ -27,9 +27,12 @@ def need_array(operation: str, argument: str, x: Any, *, dims: int = 0, dtypes: 
     if not (hasattr(x, "dtype") and hasattr(x, "shape")):
         raise TypeError(f"{operation}: {argument} must be an array; got {type(x).__name__} (try numpy.asarray)")
     if dtype_name(x) not in dtypes:
+        swapped = getattr(x.dtype, "isnative", True) is False
+        advice = (
+            f"for example to {dtypes[1]}" if not swapped else "to this machine's byte order: x.astype(x.dtype.name)"
+        )
         raise TypeError(
-            f"{operation}: {argument} must have dtype {' or '.join(dtypes)}; got {x.dtype} "
-            f"(convert it first, for example to {dtypes[1]})"
+            f"{operation}: {argument} must have dtype {' or '.join(dtypes)}; got {x.dtype} (convert it first, {advice})"
         )
     if len(x.shape) < dims:
         raise ValueError(f"{operation}: {argument} must have at least {dims} axes; got shape {tuple(x.shape)}")

@@ -6,8 +6,10 @@ import functools
 import hashlib
 import importlib
 import inspect
+import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from types import CodeType
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
@@ -20,6 +22,7 @@ from .arguments import all_leaves
 from .decision import Decision
 from .dispatch import Dispatcher
 from .operations import Operation
+from .request import Request
 from .selector import IntelligentBackendSelector
 from .shared import default_selector
 
@@ -96,7 +99,7 @@ class Adaptive(Generic[P, R]):
     def _dispatcher(self) -> Dispatcher:
         if self._made is None:
             selector = self._own or default_selector()
-            made = Dispatcher(
+            made = _OwnDispatcher(
                 self._operation, selector._engine, original=self._original,
                 deterministic=self._deterministic, rerun=self._rerun,
             )  # fmt: skip
@@ -113,11 +116,51 @@ class Adaptive(Generic[P, R]):
         return self if instance is None else _Method(self, instance)
 
     def __reduce__(self) -> Any:
-        """Pickle by name, as functions do."""
-        return (_find, (self.function.__module__, self.function.__qualname__))
+        """Pickle by name, as functions do; PicklingError where the name leads to something else."""
+        where = (self.function.__module__, self.function.__qualname__)
+        try:
+            found = _find(*where)
+        except (ImportError, AttributeError, KeyError) as error:
+            found = error
+        if found is not self:
+            raise pickle.PicklingError(
+                f"cannot pickle {self!r}: it goes by its name, and {'.'.join(where)} is not it; "
+                "define it at the top of a module, under its own name"
+            )
+        return (_find, where)
+
+    def __copy__(self) -> Adaptive[P, R]:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Adaptive[P, R]:
+        return self
 
     def __repr__(self) -> str:
         return f"<adaptive {self.name}: {', '.join(v.name for v in self._operation.variants)}>"
+
+
+@dataclass(frozen=True, slots=True)
+class _OwnRequest(Request):
+    """A request that knows which function it is for."""
+
+    own: Operation | None = None
+
+    def known_operation(self) -> Operation | None:
+        """The function's own operation."""
+        return self.own
+
+
+class _OwnDispatcher(Dispatcher):
+    """Runs its own function's variants, whatever has been registered under the name since.
+
+    Closures of one factory share their code and so their name and what is learned, but not what they compute; nor
+    does a function that somebody still holds after its redefinition.
+    """
+
+    def request(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Request:
+        """The request that these arguments make."""
+        made = super().request(args, kwargs)
+        return _OwnRequest(**{f.name: getattr(made, f.name) for f in fields(made)}, own=self.operation)
 
 
 class _Method:
@@ -191,13 +234,25 @@ def adaptive(
 
 def operation_name(function: Callable[..., Any]) -> str:
     """module.qualname plus a hash of the code: an edited function is another operation."""
-    digest = hashlib.blake2b(_fingerprint(function.__code__).encode(), digest_size=4).hexdigest()
+    text = _fingerprint(function.__code__)
+    given: dict[Any, Any] = {**dict(enumerate(function.__defaults__ or ())), **(function.__kwdefaults__ or {})}
+    plain = {name: value for name, value in given.items() if isinstance(value, int | float | str)}
+    if plain:  # what a function does by default is part of what it is
+        text += f"|{plain!r}"
+    digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
     return f"{function.__module__}.{function.__qualname__}#{digest}"
 
 
 def _fingerprint(code: CodeType) -> str:
-    constants = [_fingerprint(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    constants = [_constant(c) for c in code.co_consts]
     return f"{code.co_code.hex()}|{code.co_names}|{code.co_varnames}|{constants}"
+
+
+def _constant(value: Any) -> str:
+    if isinstance(value, CodeType):
+        return _fingerprint(value)
+    # The order of a set of strings is another one in every process.
+    return f"frozenset({sorted(map(repr, value))})" if isinstance(value, frozenset) else repr(value)
 
 
 def _array_backends() -> list[str]:
@@ -239,6 +294,15 @@ def _place_of_xp(function: Callable[..., Any]) -> int:
         raise TypeError(
             f"@adaptive decorates a Python function, not a {found}; put it below @staticmethod and the like"
         )
+    if (
+        inspect.iscoroutinefunction(function)
+        or inspect.isgeneratorfunction(function)
+        or (inspect.isasyncgenfunction(function))
+    ):
+        raise TypeError(
+            f"@adaptive: {function.__qualname__} is a coroutine or generator function: its call computes nothing; "
+            "decorate the plain function that computes, and call it from there"
+        )
     names = list(inspect.signature(function).parameters.values())
     for place, parameter in enumerate(names):
         if parameter.name == "xp" and parameter.kind is not parameter.POSITIONAL_ONLY:
@@ -265,4 +329,4 @@ def _find(module: str, qualname: str) -> Any:
     found: Any = importlib.import_module(module)
     for part in qualname.split("."):
         found = found.__dict__[part] if isinstance(found, type) else getattr(found, part)
-    return found
+    return found.__func__ if isinstance(found, staticmethod | classmethod) else found

@@ -92,7 +92,8 @@ class Decision:
         if self.trial:
             lines.append(f"   the next executed call may try {self.trial}, to find out")
         lines += [f"   {note}" for note in self.notes]
-        lines.append(f"   {self.calls:.3g} more calls expected; table {self.table}, {self.context} machine")
+        more = "call" if self.calls == 1 else "calls"
+        lines.append(f"   {self.calls:.3g} more {more} expected; table {self.table}, {self.context} machine")
         return "\n".join(lines)
 
     __str__ = explain

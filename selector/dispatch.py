@@ -306,6 +306,8 @@ class Dispatcher:
                     "NumPy, torch, jax or cupy arrays. Pass the bare array (for a masked array .filled(...), for a "
                     "Series .to_numpy())."
                 )
+            if self._validate is not None:
+                self._validate(*args, **kwargs)
             native = self._native(args, kwargs)
             function = self._loaded.get(native.name)
             if function is None:

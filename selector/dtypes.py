@@ -21,6 +21,8 @@ ITEMSIZE: dict[str, int] = {
     "complex64": 8,
     "complex128": 16,
 }
+for _wide in (np.longdouble, np.clongdouble):  # another name of float64 where the platform has no more
+    ITEMSIZE.setdefault(np.dtype(_wide).name, np.dtype(_wide).itemsize)
 """Known dtypes and their bytes per element."""
 
 BY_SIZE: dict[int, str] = {2: "float16", 4: "float32", 8: "float64", 16: "complex128"}

@@ -22,6 +22,7 @@ from .logs import follow, log
 from .request import Request
 from .settings import Settings, on_change, scope
 from .traffic import ClassKey, SizeClass, Traffic, class_key
+from .workload import DEVICES
 
 SAMPLE_S = 2e-4
 """Calls faster than this are sampled once learned, so that no entry records more than about 5 000 calls a second."""
@@ -205,7 +206,7 @@ class Engine:
                 first = next(name for name in ranking.order if name in known)
                 order = (first, *(name for name in ranking.order if name != first))
                 return Ranking(order, "override", "preferred, and able to run"), source, "", ()
-            passed = f"{source} is passed over: {self._why_passed(request, str(wish))}"
+            passed = f"{source} is passed over: {self._why_passed(request, str(wish), request.require)}"
             if not who:
                 return ranking, "", passed, ()
         if who:
@@ -230,15 +231,17 @@ class Engine:
             matches(v, wish) and why_not(request, v, settings, self.machine, None) is None for v in variants
         )
 
-    def _why_passed(self, request: Request, wish: str) -> str:
+    def _why_passed(self, request: Request, wish: str, insists: str | None) -> str:
         settings = self.settings()
         reasons = [
-            f"{v.name}: {why_not(request, v, settings, self.machine, None)}"
+            f"{v.name}: {why_not(request, v, settings, self.machine, insists)}"
             for v in variants_of(request.known_operation(), self.machine.devices(settings))
             if matches(v, wish)
         ]
         if reasons:
             return "; ".join(reasons)
+        if wish in DEVICES:
+            return f"there is no usable {wish.upper()} here"
         try:
             why = registry.available(wish)
         except (ValueError, BackendUnavailableError) as error:

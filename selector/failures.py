@@ -6,6 +6,7 @@ from ..executors import registry
 from ..executors.errors import BackendUnavailableError, NoCandidateError, UnsupportedError
 from ..executors.table import BACKENDS
 from ..telemetry.outcome import Failure, Outcome, Site
+from .workload import DEVICES
 
 CURABLE = frozenset({Failure.DRIVER, Failure.TIMEOUT})
 """Failures that running the very same code again may cure."""
@@ -19,7 +20,7 @@ def classify(backend: str, error: BaseException) -> Failure | None:
         return Failure.UNAVAILABLE
     if isinstance(error, UnsupportedError):
         return Failure.UNSUPPORTED
-    if isinstance(error, ModuleNotFoundError):
+    if isinstance(error, ImportError):  # of the library itself: missing, or installed without what it needs
         row = BACKENDS.get(backend)
         library = row.library if row is not None else backend
         return Failure.UNAVAILABLE if error.name and error.name.split(".")[0] == library else None
@@ -40,7 +41,7 @@ def nothing_left(what: str, excluded: list[tuple[str, str]], insists: str | None
     """The error for a request that no variant may run; `insists` is what `who` demands."""
     listed = "\n".join(f"  {name}: {why}" for name, why in excluded)
     asked = f"{insists!r} is demanded by {who}, and " if insists else ""
-    if insists and insists not in ("cpu", "gpu", "cuda"):
+    if insists and insists not in DEVICES:
         listed = "\n".join(f"  {n}: {w}" for n, w in excluded if "is required" not in w) or (
             f"  there is no variant on {insists}"
         )

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from ..executors import registry
-from ..executors.errors import NoCandidateError, UnsupportedError
+from ..executors.errors import BackendUnavailableError, NoCandidateError, PointsmanError, UnsupportedError
 from ..executors.fallback import Attempt, run_chain
-from ..telemetry.outcome import Failure
+from ..telemetry.outcome import Failure, Site
 from .failures import CURABLE, classify
 from .request import Request
+from .workload import WorkloadCharacteristics
 
 if TYPE_CHECKING:
     from .selector import IntelligentBackendSelector
-    from .workload import WorkloadCharacteristics
 
 perf_counter = time.perf_counter
 MOST_FORMS = 4096
@@ -35,6 +35,7 @@ class Monitor:
         self._takes_backend: dict[CodeType, bool] = {}
         self._waits: dict[str, Callable[[Any], None] | None] = {}
         self._objects: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+        self._legal: set[str] = set()  # names that have been found to be backends
 
     def execute(
         self, label: str, backend: str | None, func: Callable[..., Any] | Mapping[str, Callable[[], Any]],
@@ -42,11 +43,20 @@ class Monitor:
     ) -> Any:  # fmt: skip
         """See `IntelligentBackendSelector.execute_with_monitoring`."""
         selector = self._selector
+        if fallback and not self._legal.issuperset(fallback):
+            self._check(fallback)
         if backend is None or backend == "auto":
-            backend = selector.select_backend(workload)
+            backend = self._chosen(func, workload)
         call = self._call_for(func, backend)
         sites = selector.sites
-        site = sites.known.get((workload._key, backend)) or sites.of(workload, backend)
+        try:
+            site = sites.known.get((workload._key, backend)) or self._site(workload, backend)
+        except BackendUnavailableError as error:
+            return self._fall_back(label, backend, func, workload, fallback, error, 0.0, ran=False)
+        except AttributeError:
+            if isinstance(workload, WorkloadCharacteristics):
+                raise
+            raise TypeError(f"workload: found {workload!r}; give a WorkloadCharacteristics") from None
         started = perf_counter()
         try:
             result = call()
@@ -65,6 +75,49 @@ class Monitor:
         if sites.failing and site in sites.failing:
             sites.recovered(site)
         return result
+
+    def _chosen(self, func: Any, workload: WorkloadCharacteristics) -> str:
+        """The decision's backend; of a mapping's backends the one that comes first in the decision's chain."""
+        backend = self._selector.select_backend(workload)
+        if isinstance(func, Mapping) and backend not in func:
+            choice = self._selector._known(workload, None).choice
+            backends = (choice.variants[name].backend for name in choice.decision.chain)
+            return next((name for name in backends if name in func), backend)
+        return backend
+
+    def _site(self, workload: WorkloadCharacteristics, backend: str) -> Site:
+        """Where runs of `workload` on `backend` are recorded, checked the first time."""
+        if workload.require is not None and not self._satisfies(workload, backend):
+            raise ValueError(
+                f"backend={str(backend)!r} and require={workload.require!r} of the workload contradict each other; "
+                "drop one of them"
+            )
+        return self._selector.sites.of(workload, backend)
+
+    def _satisfies(self, workload: WorkloadCharacteristics, backend: str) -> bool:
+        """Whether `backend` is what the workload requires; NoCandidateError where nothing is."""
+        require = workload.require
+        if require == "cpu":
+            return "@" not in backend
+        if require in ("gpu", "cuda"):
+            return "@" in backend or backend in {
+                variant.backend for variant in self._selector._known(workload, None).choice.variants.values()
+            }
+        return require is None or backend.partition("@")[0].partition("/")[0] == require
+
+    def _check(self, fallback: Sequence[str]) -> None:
+        """Refuse what is no list of backends before anything runs; a backend of another version is told in its turn."""
+        if isinstance(fallback, str) or not isinstance(fallback, Sequence):
+            raise TypeError(
+                f"fallback_backends: found {fallback!r}; give a list of backends, such as ['numpy'], or None for the "
+                "decision's own chain"
+            )
+        for name in fallback:
+            try:
+                registry.row(name)
+            except BackendUnavailableError:
+                continue
+            self._legal.add(name)
 
     def _wait_for(self, backend: str, result: Any) -> None:
         """Wait until `result` has been computed: the clock is read after that, and its errors belong to this call."""
@@ -111,28 +164,40 @@ class Monitor:
 
     def _fall_back(
         self, label: str, backend: str, func: Any, workload: WorkloadCharacteristics,
-        fallback: Sequence[str] | None, error: Exception, spent: float,
+        fallback: Sequence[str] | None, error: Exception, spent: float, *, ran: bool = True,
     ) -> Any:  # fmt: skip
-        """Walk the chain after the first attempt failed."""
+        """Walk the chain after the first attempt failed; `ran`: the function did run."""
         failure = classify(backend, error)
         if failure is None:
             raise error
         names = self._chain(workload, backend, fallback)
+        refused: dict[str, Exception] = {
+            name: why for name in names if (why := self._why_not_tried(func, workload, name))
+        }
+        if not ran or (isinstance(func, Mapping) and backend not in func):
+            refused[backend] = error
         if not isinstance(func, Mapping) and not self.takes_backend(func):
-            if failure not in CURABLE and names:
+            if not ran:  # it still has its one run
+                names = names[: next((i for i, name in enumerate(names, 1) if name not in refused), None)]
+            elif failure not in CURABLE and names:
                 self._told(workload, label, backend, spent, failure, str(error))
                 raise _closure(workload, backend, failure, error, names) from error
-            names = [backend] if names else []  # the same code once more, and recorded as what it is
+            else:
+                names = [backend] if names else []  # the same code once more, and recorded as what it is
 
         def failed() -> Any:
             raise error
 
         def told(attempt: Attempt, seconds: float, failure: Failure | None, message: str) -> None:
+            if attempt.name in refused:
+                return  # nothing ran, and that is not the backend's fault
             took = spent if attempt.call is failed else seconds
             self._told(workload, label, attempt.name, took, failure, message)
 
         attempts = [Attempt(backend, failed, partial(classify, backend))]
-        attempts += [Attempt(name, self._call_for(func, name), partial(classify, name)) for name in names]
+        for name in names:
+            call = partial(_raise, refused[name]) if name in refused else self._call_for(func, name)
+            attempts.append(Attempt(name, call, partial(classify, name)))
         try:
             return run_chain(attempts, on_outcome=told)
         except NoCandidateError as nothing:
@@ -142,16 +207,27 @@ class Monitor:
 
     def _chain(self, workload: WorkloadCharacteristics, backend: str, fallback: Sequence[str] | None) -> list[str]:
         if fallback is not None:
-            names = [str(name) for name in fallback]
-            for name in names:
-                registry.row(name)
-            return names
+            return [str(name) for name in fallback]
         try:
             choice = self._selector._known(workload, None).choice
         except NoCandidateError:
             return []  # what happened to the first attempt says more
         backends = [choice.variants[name].backend for name in choice.decision.chain]
         return [name for name in dict.fromkeys(backends) if name != backend]
+
+    def _why_not_tried(self, func: Any, workload: WorkloadCharacteristics, name: str) -> PointsmanError | None:
+        """Why the next in the chain is passed by without a run; None: it may run."""
+        try:
+            registry.row(name)
+            if not self._satisfies(workload, name):
+                return UnsupportedError(f"{workload.require!r} is required")
+        except BackendUnavailableError as error:
+            return error
+        except NoCandidateError:
+            return UnsupportedError(f"{workload.require!r} is required")
+        if isinstance(func, Mapping) and name not in func:
+            return _not_in(func, name)
+        return None
 
     def _told(
         self, workload: WorkloadCharacteristics, label: str, backend: str, seconds: float, failure: Failure | None,
@@ -164,12 +240,31 @@ class Monitor:
             )
 
 
+def _not_in(func: Mapping[str, Any], backend: str) -> UnsupportedError:
+    has = ", ".join(map(str, func)) or "none at all"
+    return UnsupportedError(f"the mapping has no callable for {str(backend)!r}; it has: {has}")
+
+
 def _absent(backend: str, func: Mapping[str, Any]) -> Any:
-    raise UnsupportedError(f"the mapping has no callable for {str(backend)!r}; it has: {', '.join(map(str, func))}")
+    raise _not_in(func, backend)
+
+
+def _raise(error: Exception) -> Any:
+    raise error
 
 
 def _has_backend(func: Any) -> bool:
     """Whether a parameter called `backend` is left to fill; a partial's own `backend=` is the caller's word."""
+    if not callable(func):
+        raise TypeError(
+            f"func: found {func!r}; give a function that takes `backend`, a mapping {{backend: function}}, or a "
+            "function without arguments"
+        )
+    if inspect.iscoroutinefunction(func) or inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
+        raise TypeError(
+            f"func: {getattr(func, '__qualname__', func)!r} is a coroutine or generator function: calling it computes "
+            "nothing that could be timed. Run it inside `with selector.measure(workload) as backend:`"
+        )
     if isinstance(func, partial) and "backend" in func.keywords:
         return False
     try:

@@ -8,14 +8,15 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import Context
 from typing import Any, TypeVar
 
+from ..executors import registry
 from ..executors.breaker import Breakers
-from ..executors.errors import NoCandidateError
+from ..executors.errors import BackendUnavailableError, NoCandidateError
 from ..executors.table import BackendType
-from ..telemetry import memory
+from ..telemetry import lifetime, memory
 from ..telemetry.history import History, HistoryWarning
 from ..telemetry.outcome import Failure, Outcome
 from ..telemetry.summary import summarize
@@ -33,13 +34,15 @@ from .policy import ValueOfInformation
 from .request import Request
 from .settings import SCOPE, Settings
 from .sites import Sites
-from .workload import WorkloadCharacteristics
+from .workload import DEVICES, WorkloadCharacteristics
 
 T = TypeVar("T")
 MOST_WORKLOADS = 8192
 RENEWED = 64
 """So many workloads that new outcomes concern are decided anew at once, latest first; the rest when asked for."""
 perf_counter = time.perf_counter
+lifetime.free_in_child(registry, "_LOCK")
+lifetime.free_in_child(settings_module)
 
 
 class _Known:
@@ -91,6 +94,7 @@ class IntelligentBackendSelector:
         settings_module.on_change(self._settings_changed)
         self.sites = Sites(lambda: self._engine, lambda workload: self._known(workload, None).choice)
         self._monitor = Monitor(self)
+        lifetime.free_in_child(self)
 
     # ------------------------------------------------------------------------------------------ deciding
 
@@ -114,7 +118,10 @@ class IntelligentBackendSelector:
             Nothing can run it; the message lists each candidate and its reason.
         """
         if preferred_backend is None:
-            known = self._exact.get(workload._key)
+            try:
+                known = self._exact.get(workload._key)
+            except AttributeError:
+                raise _no_workload(workload) from None
             if known is not None and SCOPE.get() is None:
                 return known.backend
         return self._known(workload, preferred_backend).backend
@@ -126,6 +133,8 @@ class IntelligentBackendSelector:
     explain = decide
 
     def _known(self, workload: WorkloadCharacteristics, preferred: str | None) -> _Known:
+        if not isinstance(workload, WorkloadCharacteristics):
+            raise _no_workload(workload)
         preferred = _name(preferred)
         plain = preferred is None and SCOPE.get() is None
         if plain:
@@ -156,7 +165,7 @@ class IntelligentBackendSelector:
             return found
         workload = WorkloadCharacteristics(
             operation_type=operation_type,
-            data_shape=tuple(data_shape),
+            data_shape=data_shape,
             requires_gradient=requires_gradient,
             dtype=dtype,
         )
@@ -164,7 +173,7 @@ class IntelligentBackendSelector:
         if SCOPE.get() is None:
             if len(self._short) >= MOST_WORKLOADS:
                 self._short.clear()
-            self._short[(operation_type, tuple(data_shape), requires_gradient, preferred_backend, dtype)] = backend
+            self._short[(operation_type, workload.data_shape, requires_gradient, preferred_backend, dtype)] = backend
         return backend
 
     # ------------------------------------------------------------------------------------------ running
@@ -237,7 +246,7 @@ class IntelligentBackendSelector:
             raise ValueError(f"seconds must be finite and not negative, got {seconds!r}")
         sites = self.sites
         site = sites.known.get((workload._key, backend)) or sites.of(workload, str(backend))
-        kind = None if failure is None else Failure(failure)
+        kind = None if failure is None else _failure(failure)
         if kind is not None and kind is not Failure.USER_ERROR:
             sites.failed(workload, site, kind, message)
             self._exact.clear()
@@ -255,15 +264,16 @@ class IntelligentBackendSelector:
     def run(self, operation: str, *args: Any, **kwargs: Any) -> Any:
         """Run a built-in kernel or registered operation: choose, execute, record in one call."""
         runner = self._runners.get(operation)
-        if runner is None:
+        if runner is None or runner.operation is not find(operation):  # a notebook defines a name again
             runner = self.dispatcher(operation)
         return runner(*args, **kwargs)
 
     def dispatcher(self, operation: str) -> Dispatcher:
         """The dispatcher of a registered operation of this name; ValueError where there is none."""
-        runner = self._runners.get(operation)
+        runner, found = self._runners.get(operation), find(operation)
+        if runner is not None and found is not None and runner.operation is not found:
+            runner.replace(found)
         if runner is None:
-            found = find(operation)
             if found is None:
                 from .operations import names
 
@@ -359,6 +369,9 @@ class IntelligentBackendSelector:
                 history, machine, policy or ValueOfInformation(), model, lambda: self.settings,
                 learning=self._enable_learning,
             )  # fmt: skip
+            # The flusher is at work in these whenever there is something to learn: a fork may come at any moment.
+            lifetime.free_in_child(self._made)
+            lifetime.free_in_child(machine.breakers)
             if self._enable_learning:
                 history.subscribe(self._learn)
             return self._made
@@ -366,6 +379,10 @@ class IntelligentBackendSelector:
     def _learn(self, outcomes: list[Outcome], changed: set[tuple[str, str]]) -> None:
         """Called after each batch of outcomes, by the flusher. Trouble here must never reach a caller."""
         try:
+            held = self._engine.history.state.groups()
+            if not changed <= held and not self._engine.frozen:  # reset, perhaps by another process
+                self._engine.clear(everything=False)
+                self._drop_tables()
             due = self._engine.learn(outcomes, changed)
             if due:
                 Context().run(self._refresh, due)  # a flush within `use(...)` must not leave that choice behind
@@ -417,9 +434,27 @@ class IntelligentBackendSelector:
 
 def _name(preferred: str | None) -> str | None:
     """A hint's name; "auto" and None mean no hint."""
-    if preferred is None or str(preferred) == "auto":
+    if preferred is None or preferred == "auto":
         return None
+    if not isinstance(preferred, str):
+        raise TypeError(f"preferred_backend: found {preferred!r}; give a backend's name, 'auto' or None")
+    if preferred not in DEVICES:
+        with suppress(BackendUnavailableError):  # a name of another version may be wished for, and is passed over
+            registry.row(preferred.partition("@")[0].partition("/")[0])
     return str(preferred)
+
+
+def _no_workload(found: object) -> TypeError:
+    return TypeError(
+        f"workload: found {found!r}; give a WorkloadCharacteristics, or a name and a shape to pointsman.select_backend"
+    )
+
+
+def _failure(given: Failure | str) -> Failure:
+    try:
+        return Failure(given)
+    except ValueError:
+        raise ValueError(f"failure={given!r} is none; allowed are: {', '.join(Failure)}") from None
 
 
 _MEMBERS = {str(member): member for member in BackendType}

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..executors import registry
+from ..executors.table import BackendType
 
 PREFIX = "POINTSMAN_"
 MODES = ("off", "observe", "advise", "select")
@@ -160,19 +161,25 @@ def _check(setting: str, value: Any, source: str, known: tuple[str, ...]) -> Any
     if setting in ("force", "prefer"):
         return None if value is None else _backend(value, source, known)
     if setting == "disable":
-        listed = value.split(",") if isinstance(value, str) else value or ()
+        listed = value.split(",") if isinstance(value, str) else () if value is None else value
+        if not isinstance(listed, Iterable):
+            raise ValueError(f"{source}: found {value!r}; give backends, such as 'torch,numba' or ['torch', 'numba']")
         return frozenset(_backend(part, source, known) for part in listed if str(part).strip())
     if setting == "disable_gpu":
         return _boolean(value, source)
     if setting in ("mode", "log"):
         return _one_of(value, source, MODES if setting == "mode" else LOGS)
     if setting == "history":
+        if value is not None and not isinstance(value, str | os.PathLike):
+            raise ValueError(f"{source}: found {value!r}; allowed are a path, ':memory:' and None")
         return None if value is None else os.fspath(value)
     return _share(value, source, closed=setting == "explore")
 
 
 def _backend(value: object, source: str, known: tuple[str, ...]) -> str:
     name = str(value).strip().lower()
+    if name in list(BackendType) and name not in (*known, BackendType.AUTO):
+        raise ValueError(f"{source}: {name!r} is not part of this version; valid are: {', '.join(known)}")
     if name not in known:
         raise ValueError(f"{source}: no backend is called {name!r}{_close(name, known)}; valid are: {', '.join(known)}")
     return name

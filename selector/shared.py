@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 
+from ..telemetry import lifetime
 from .selector import IntelligentBackendSelector
 
 _shared: IntelligentBackendSelector | None = None
 _shared_lock = threading.Lock()
+lifetime.free_in_child(sys.modules[__name__], "_shared_lock")
 
 
 def default_selector() -> IntelligentBackendSelector:

@@ -154,7 +154,7 @@ class Traffic:
 
 
 def _comes_first(smaller: SizeClass, candidate: Candidate) -> bool:
-    """Whether a smaller size has to be tried first: it tells about rates, and its own calls could repay a cold start."""
+    """Whether a smaller size has to be tried first: it tells about rates, and its calls could repay a cold start."""
     return smaller.chosen_s >= TELLING_S and smaller.spent_s > 0.0 and smaller.spent_s >= candidate.cold_s
 
 

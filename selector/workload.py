@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import operator
 from collections.abc import Mapping, Sequence
@@ -113,14 +114,17 @@ class WorkloadCharacteristics(BaseModel):
         Raises
         ------
         TypeError
-            If an operand is not an array: numbers belong into ``parameters={...}``.
+            If an operand is not a plain array: numbers belong into ``parameters={...}``.
         """
         for place, x in enumerate(arrays, 1):
-            if conversion.kind_of(x) is None:
+            kind = conversion.kind_of(x)
+            if kind is None:
                 raise TypeError(
                     f"operand {place} of {operation!r} is {type(x).__name__}, not an array; "
                     "give what is not an array by name: parameters={'order': 0.5}"
                 )
+            if kind in ("foreign", "tracer"):
+                raise TypeError(f"operand {place} of {operation!r}: {conversion.why_refused(x, kind)}")
         if arrays:
             places = [conversion.residency(x) for x in arrays]
             hints.setdefault("dtype", conversion.dtype_name(arrays[0]))
@@ -159,8 +163,16 @@ class WorkloadCharacteristics(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _accept_requires_gpu(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or "requires_gpu" not in given:
+        if not isinstance(given, dict) or _FIELDS.issuperset(given):
             return given
+        valid = [*cls.model_fields, "requires_gpu"]
+        unknown = next((str(name) for name in given if name not in valid), None)
+        if unknown is not None:
+            close = difflib.get_close_matches(unknown, valid, n=1)
+            meant = f" (did you mean {close[0]!r}?)" if close else ""
+            raise ValueError(f"{unknown}: no field is called that{meant}; there are: {', '.join(valid)}")
+        if "requires_gpu" not in given:
+            return given  # a subclass's own fields
         given = dict(given)
         wanted, required = given.pop("requires_gpu"), given.get("require")
         if not isinstance(wanted, bool):
@@ -348,6 +360,9 @@ class WorkloadCharacteristics(BaseModel):
             if any(name in update for name in together):
                 given = {name: value for name, value in given.items() if name not in together}
         return type(self)(**{**given, **update})
+
+
+_FIELDS = frozenset(WorkloadCharacteristics.model_fields)  # asking the class costs ten times as much
 
 
 def _is_number(value: Any) -> bool:

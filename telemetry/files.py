@@ -29,7 +29,7 @@ _NETWORK_FUSE = ("sshfs", "rclone", "glusterfs", "ceph", "s3fs", "gcsfuse", "blo
 def history_path(location: str | os.PathLike[str] | None) -> Path:
     """The file that `location` stands for; a folder, or None for the user's cache folder, has one file per host."""
     name = f"history-{fingerprint()}.sqlite"
-    if location is None:
+    if location is None or not os.fspath(location):
         import platformdirs
 
         return platformdirs.user_cache_path("pointsman") / name

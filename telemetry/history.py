@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
 import os
+import sqlite3
+import sys
 import threading
 import time
 import warnings
@@ -15,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import lifetime
 from .files import history_path
 from .load import LoadMeter
 from .outcome import Outcome, Site
@@ -96,7 +98,7 @@ class History:
             self.state.reload(content.cells)
             self.ledger = content.ledger
             self.recent.extend(content.recent)
-        _LIVE.add(self)
+        lifetime.look_after(self)
 
     @classmethod
     def open(cls, location: str | os.PathLike[str] | None = None, **options: Any) -> History:
@@ -149,7 +151,9 @@ class History:
 
         Not to be called while holding a lock that a subscriber takes.
         """
-        self._round(PATIENT_S, force=True)
+        with self._rounds:
+            self._round(PATIENT_S, force=True)
+            self._catch_up()
 
     def subscribe(self, callback: Subscriber) -> None:
         """Have `callback` called after each round. A bound method does not keep its object alive."""
@@ -243,7 +247,7 @@ class History:
                 changed = self.state.merge_from(fresh)
                 self._unwritten.merge_from(fresh)
                 self._keep_rows(outcomes)
-                done = (o for o in outcomes[-100:] if o.failure is None)
+                done = (o for o in outcomes[-100:] if o.failure is None and o.site.dtype)  # imports have none
                 self.recent.extend((o.site.variant, o.site.operation, o.seconds, o.when) for o in done)
             due = force or self._monotonic() - self._wrote_at >= _WRITE_EVERY_S
             if self._pending and due and not self._closed:
@@ -296,6 +300,19 @@ class History:
                 self._rows.append(outcome)
         del self._rows[:-_LOG_WAITING]
 
+    def _catch_up(self) -> None:
+        """Take over what other processes have written; who asks for a flush wants the whole of it."""
+        if self._recorder is None or self._pending or self._closed:
+            return
+        with self._disk:
+            content = self._recorder.look()
+        if content is None:
+            return
+        with self._counting:
+            self.ledger = dict(content.ledger)
+        self.recent = deque(content.recent, maxlen=10)
+        self._tell([], self.state.reload(content.cells))
+
     def _write(self, patience_s: float) -> set[Group]:
         """Write what is unwritten; returns the groups whose sketches have changed by what others wrote."""
         self._wrote_at = self._monotonic()
@@ -343,6 +360,17 @@ class History:
             self._warned.add(kind)
             warnings.warn(HistoryWarning(text), stacklevel=2)
 
+    def _leave(self) -> None:
+        """Write what waits and close the file, which puts SQLite's log back into it: a lone file can be copied."""
+        if not self._background:
+            return
+        if self.buffer or self._pending:
+            self._round(patience_s=1.0, force=True)
+        if self._recorder is not None and self._rounds.acquire(timeout=1.0):
+            with contextlib.suppress(sqlite3.Error):  # another process is at it: it will do so
+                self._recorder.close()
+            self._rounds.release()
+
     def _after_fork(self) -> None:
         self.buffer.clear()  # the parent still has all of it, and will write it
         self.awake = not self._background
@@ -354,37 +382,4 @@ class History:
 
 _OPENING = threading.Lock()
 _OPEN: weakref.WeakValueDictionary[str, History] = weakref.WeakValueDictionary()
-_LIVE: weakref.WeakSet[History] = weakref.WeakSet()
-_FORKING: list[Any] = []  # locks held across a fork
-_FORK_PATIENCE_S = 2.0
-
-
-def _before_fork() -> None:
-    # A child forked while another thread is inside SQLite inherits SQLite's locks as taken, and would wait for ever.
-    for history in tuple(_LIVE):
-        if history._disk.acquire(timeout=_FORK_PATIENCE_S):
-            _FORKING.append(history._disk)
-
-
-def _after_fork_in_parent() -> None:
-    while _FORKING:
-        _FORKING.pop().release()
-
-
-def _after_fork_in_child() -> None:
-    global _OPENING
-    _OPENING = threading.Lock()
-    _FORKING.clear()
-    for history in tuple(_LIVE):
-        history._after_fork()
-
-
-def _at_exit() -> None:
-    for history in tuple(_LIVE):
-        if history._background and (history.buffer or history._pending):
-            history._round(patience_s=1.0, force=True)
-
-
-atexit.register(_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+lifetime.free_in_child(sys.modules[__name__], "_OPENING")

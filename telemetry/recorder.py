@@ -93,6 +93,24 @@ class Recorder:
             self.close()
         return content
 
+    def look(self) -> Content | None:
+        """All that the file holds, if other processes have written since the last complete look; else None."""
+        try:
+            connection = self._ready(PATIENT_S, create=False)
+            if connection is None or self._lost:
+                return None
+            version = statements.data_version(connection)  # first: what is written meanwhile shows the next time
+            if version == self._data_version and not self._others_wrote:
+                return None
+            generations = statements.generations(connection)
+            content = statements.load(connection)
+        except _ERRORS as error:
+            self._survive(error, insist=True)
+            return None
+        self._generations, self._data_version = generations, version
+        self._others_wrote, self._reloaded_at = False, self._monotonic()
+        return content
+
     def write(
         self, outcomes: Sequence[Outcome], delta: State, ledger: Mapping[str, float], patience_s: float
     ) -> Written | None:

@@ -50,7 +50,9 @@ SELECT {_values(len(schema.OUTCOME_COLUMNS))} FROM json_each(?)"""
 _WRITE_LEDGER = """
 INSERT INTO ledger (name, seconds) SELECT key, value FROM json_each(?) WHERE true
 ON CONFLICT (name) DO UPDATE SET seconds = seconds + excluded.seconds"""
-_RECENT = "SELECT variant, operation, seconds, ended FROM outcome WHERE failure IS NULL ORDER BY id DESC LIMIT 10"
+_RECENT = """
+SELECT variant, operation, seconds, ended FROM outcome
+WHERE failure IS NULL AND dtype <> '' ORDER BY id DESC LIMIT 10"""
 _RESET = "INSERT INTO reset VALUES (?, 1) ON CONFLICT (operation) DO UPDATE SET generation = generation + 1"
 
 

@@ -31,11 +31,12 @@ def summarize(
         ``operations``: name -> list of size classes (dtype, shape_class, detail) with ``variants``: name -> count
         (steady calls), measured (those that were timed: short calls are sampled), typical_s, mean_s, expected_s,
         stall_rate, stall_s, cold_count, cold_s, failures, share, rules.
-        ``saved_s``: what the defaults would have cost typically, less what was spent, where both are known.
-        ``lost_s``: what was spent beyond the typical cost of the best variant known.
-        Also ``total_records``, ``recent_backends``, ``exploration``, ``devices``, ``history``.
+        ``saved_s``: what the default is expected to take, less what the variants that ran are, over all steady calls
+        where both are known. ``lost_s``: the same against the best variant known. Estimates, not clock readings.
+        ``imports``: backend -> count and mean seconds of its imports; they belong to no operation, and do not count
+        among ``total_records``. Also ``recent_backends``, ``exploration``, ``devices``, ``history``.
     """
-    classes = _by_size_class(history)
+    classes, imports = _by_size_class(history)
     operations: dict[str, list[dict[str, Any]]] = {}
     saved_s = lost_s = 0.0
     for (operation, dtype, shape_class, detail), variants in sorted(classes.items()):
@@ -59,6 +60,7 @@ def summarize(
     return {
         "total_records": sum(sketch.records for variants in classes.values() for sketch in variants.values()),
         "operations": operations,
+        "imports": {name: {"count": sketch.cold_count, "seconds": sketch.cold_s} for name, sketch in imports.items()},
         "saved_s": saved_s,
         "lost_s": lost_s,
         "exploration": {name: ledger.get(name, 0.0) for name in names},
@@ -71,8 +73,8 @@ def summarize(
     }
 
 
-def _by_size_class(history: History) -> dict[SizeClass, dict[str, Sketch]]:
-    """Sketches of all variants that compete, quiet and busy times taken together."""
+def _by_size_class(history: History) -> tuple[dict[SizeClass, dict[str, Sketch]], dict[str, Sketch]]:
+    """Sketches of all variants that compete, quiet and busy times taken together; and those of the imports."""
     classes: dict[SizeClass, dict[str, Sketch]] = {}
     for (cell, _), sketch in history.state.cells.items():
         variants = classes.setdefault(_size_class(cell), {})
@@ -81,7 +83,9 @@ def _by_size_class(history: History) -> dict[SizeClass, dict[str, Sketch]]:
             together.merge(sketch)
             sketch = together
         variants[cell.variant] = sketch
-    return classes
+    # Importing belongs to a backend and to no workload: it has no dtype.
+    imports = [classes.pop(size_class) for size_class in list(classes) if not size_class[1]]
+    return classes, {name: sketch for variants in imports for name, sketch in sorted(variants.items())}
 
 
 def _size_class(cell: Cell) -> SizeClass:
@@ -89,17 +93,18 @@ def _size_class(cell: Cell) -> SizeClass:
 
 
 def _account(variants: Mapping[str, Sketch], default: str | None) -> tuple[float, float]:
-    """Seconds saved against the default and lost against the best, in steady calls of one size class."""
-    measured = {name: sketch for name, sketch in variants.items() if sketch.count}
-    if not measured:
+    """Seconds saved against the default and lost against the best, in steady calls of one size class.
+
+    Expected seconds on both sides: the time that happened to be spent on the best variant would make a loss of noise.
+    """
+    expected_s = {name: sketch.expected_s for name, sketch in variants.items() if sketch.count}
+    if not expected_s:
         return 0.0, 0.0
-    best_s = min(sketch.median_s for sketch in measured.values())
-    saved = 0.0
-    if default in measured:
-        default_s = measured[default].median_s
-        saved = sum(s.calls * default_s - s.total_s for name, s in measured.items() if name != default)
-    lost = sum(max(s.total_s - s.calls * best_s, 0.0) for s in measured.values())
-    return saved, lost
+    best_s, default_s = min(expected_s.values()), expected_s.get(default or "")
+    lost = sum(variants[name].calls * (seconds - best_s) for name, seconds in expected_s.items())
+    if default_s is None:
+        return 0.0, lost
+    return sum(variants[name].calls * (default_s - seconds) for name, seconds in expected_s.items()), lost
 
 
 def _attempts(sketch: Sketch) -> int:

@@ -148,6 +148,9 @@ def test_history_says_where_it_is_and_forgets(capsys, tmp_path):
         (["run", "matmul", "3x4|5x6"], "must agree"),
         (["run", "fft", "10", "--param", "order"], "NAME=VALUE"),
         (["demo", "--budget", "soon"], "seconds, 0 or more"),
+        (["run", "fft", "10", "--param", "taps=3"], "no parameter 'taps'; it has: n, norm"),
+        (["explain", "matmul", "8x8", "--param", "a=1"], "it has none"),
+        (["history", "reset", "--operation", "never"], "nothing is known of 'never'"),
         (["history"], "ACTION"),
         (["history", "forget"], "reset"),
     ],
@@ -179,6 +182,11 @@ def test_demo_hands_its_options_on_and_its_code_back(capsys, monkeypatch):
     monkeypatch.setattr(demo, "main", lambda argv: told.append(argv) or 1)
     assert run(capsys, "demo", "--quick", "--budget", "3")[0] == 1
     assert told == [["--quick", "--budget", "3.0"]]
+
+
+def test_the_version_can_be_asked_for(capsys):
+    code, out, _ = run(capsys, "--version")
+    assert (code, out.startswith("pointsman ")) == (0, True)
 
 
 def test_the_installed_command_answers():

@@ -17,14 +17,14 @@ FAILED = {
     "failures": {"out of memory": 4}, "share": 0.25,
 }  # fmt: skip
 EMPTY = {
-    "operations": {}, "recent_backends": [], "total_records": 0, "saved_s": 0.0, "lost_s": 0.0, "exploration": {},
-    "history": {"location": ":memory:", "status": "ok", "dropped": 0},
+    "operations": {}, "recent_backends": [], "total_records": 0, "saved_s": 0.0, "lost_s": 0.0,
+    "exploration": {}, "imports": {}, "history": {"location": ":memory:", "status": "ok", "dropped": 0},
 }  # fmt: skip
 
 
-def printed(summary: dict) -> str:
+def printed(summary: dict, width: int = 200) -> str:
     out = io.StringIO()
-    print_summary(summary, Console(file=out, width=200))
+    print_summary(summary, Console(file=out, width=width))
     return out.getvalue()
 
 
@@ -55,3 +55,28 @@ def test_seconds_are_read_in_the_fitting_unit(s, text):
 def test_an_empty_axis_is_zero():
     assert about("ex0") == "0x1"
     assert about("") == ""
+
+
+def test_nothing_is_cut_off_in_eighty_columns():
+    long = {**VARIANT, "count": 123456, "typical_s": 1.234e-3, "mean_s": 0.12345, "cold_s": 0.12345}
+    one = {"dtype": "float32", "shape_class": "20x14|8", "detail": "mode='same'", "variants": {"torch/1-thread": long}}
+    text = printed({**EMPTY, "operations": {"my.own.module.function#deadbeef": [one]}}, width=80)
+    for part in ("torch/1-thread", "123456", "75%", "1.23 ms", "123 ms", "10.0%", "first"):
+        assert part in text
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_exploring_and_imports_of_all_processes_are_told():
+    ledger = {"trials": 0.0, "explored_s": 0.0, "in_all": {"trials": 7.0, "explored_s": 2.0, "earned_s": 0.5}}
+    text = printed({**EMPTY, "exploration": ledger, "imports": {"torch": {"count": 2, "seconds": 3.0}}})
+    assert "7 trials, 2 s lost in them, 500 ms gained" in text
+    assert "torch 3 s" in text
+
+
+def test_small_shares_and_single_failures_are_told_as_such():
+    rare = {**FAILED, "share": 0.001, "failures": {"driver": 1}}
+    one = {"dtype": "float64", "shape_class": "2", "detail": "", "variants": {"jax": rare}}
+    text = printed({**EMPTY, "operations": {"solve": [one]}})
+    assert "<1%" in text
+    assert "failed once: driver" in text

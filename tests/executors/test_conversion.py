@@ -213,6 +213,26 @@ def test_nothing_is_narrowed_unless_asked():
     assert dtype_name(convert(np.ones(3), "torch")) == "float64"
 
 
+def test_a_dtype_may_be_any_librarys_own():
+    for wanted in (torch.float32, np.float32, np.dtype("float32"), jnp.float32, "float32"):
+        assert convert(np.ones(2), "torch", dtype=wanted).dtype is torch.float32
+        assert convert(torch.ones(2, dtype=torch.float64), "torch", dtype=wanted).dtype is torch.float32
+        assert convert(torch.ones(2, dtype=torch.float64), "numpy", dtype=wanted).dtype == np.float32
+    with pytest.raises(TypeError, match="dtype: found 3; give a name such as 'float32'"):
+        convert(np.ones(2), "torch", dtype=3)
+
+
+def test_what_numpy_has_no_dtype_for_crosses_without_it_and_is_copied():
+    half = torch.tensor([1.0, 2.0], dtype=torch.bfloat16)
+    there = convert(half, "jax")
+    back = convert(there, "torch")
+    half[0] = back[1] = 9.0
+    assert (dtype_name(there), back.dtype) == ("bfloat16", torch.bfloat16)
+    assert there.astype("float32").tolist() == [1.0, 2.0]
+    with pytest.raises(UnsupportedError, match="gradient"):
+        convert(torch.ones(2, dtype=torch.bfloat16, requires_grad=True), "jax")
+
+
 def test_a_dtype_that_the_target_lacks_is_an_error():
     half = torch.ones(2, dtype=torch.bfloat16)
     with pytest.raises(UnsupportedError, match="float32"):

@@ -128,6 +128,18 @@ def test_a_module_blocked_by_hand_is_missing_and_a_stub_is_there(monkeypatch):
     assert registry.available("absent") is None
 
 
+def test_a_library_that_an_import_hook_refuses_is_missing(monkeypatch):
+    class Refuses:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == "no_such_library":
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setitem(registry.BACKENDS, "absent", Row("on_scipy", "", "for this test", "no_such_library", 0.1))
+    monkeypatch.setattr(sys, "meta_path", [Refuses, *sys.meta_path])
+    assert registry.available("absent") == "no_such_library is not installed; pip install no_such_library"
+
+
 def test_unknown_names_list_the_valid_ones_and_the_closest():
     for use in (registry.get_backend, registry.executor, registry.ensure, registry.check_name, registry.available):
         with pytest.raises(ValueError, match=r"no backend is called 'trch': did you mean 'torch'.*numpy, scipy"):

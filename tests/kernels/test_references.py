@@ -11,6 +11,23 @@ import pytest
 from pointsman.kernels import conv, derivative, element_wise, fft, matmul, reduction
 
 
+@pytest.mark.parametrize("module", [conv, derivative, element_wise, fft, matmul, reduction])
+def test_wrong_arguments_are_told_by_the_operations_own_name(module):
+    validate, name = module.OPERATION.validate, module.OPERATION.name
+    with pytest.raises(TypeError, match=rf"^{name}\(\) got an unexpected keyword argument 'colour'"):
+        validate(np.ones(3), colour=1)
+    with pytest.raises(TypeError, match=rf"^{name}\(\) missing \d required"):
+        validate()
+
+
+def test_swapped_bytes_are_refused_with_the_way_out():
+    x = np.ones(3, ">f8")
+    with pytest.raises(TypeError, match=r"got >f8 \(convert it first, to this machine's byte order: x.astype") as error:
+        fft.OPERATION.validate(x)
+    assert "x.astype(x.dtype.name)" in str(error.value)
+    fft.OPERATION.validate(x.astype(x.dtype.name))
+
+
 def test_matmul_reference_is_the_exact_integer_product():
     rng = np.random.default_rng(1)
     a, b = rng.integers(-99, 99, (2, 3, 4)), rng.integers(-99, 99, (4, 5))

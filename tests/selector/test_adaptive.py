@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import inspect
+import os
 import pickle
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -217,8 +220,6 @@ def test_identity_is_that_of_the_function():
 @pytest.fixture
 def importable(monkeypatch):
     """This module under its own name, so that pickle can find what it defines."""
-    import sys
-
     monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or inspect.getmodule(plain_anomaly))
 
 
@@ -228,6 +229,46 @@ def test_pickling_is_by_name(importable):
     method = pickle.loads(pickle.dumps(Station(5.0).shifted))
     assert method(np.ones(2)).tolist() == [6.0] * 2
     assert copy.copy(at_top) is at_top
+    assert pickle.loads(pickle.dumps(Station.of_none)) is Station.of_none
+    assert pickle.loads(pickle.dumps(Station.of_class))(np.ones(2))[1] == "Station"
+
+
+def scaled_by(factor, selector):
+    @adaptive(selector=selector)
+    def scaled(x, *, xp=None):
+        return x * factor
+
+    return scaled
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_closures_of_one_factory_share_a_name_and_not_what_they_compute(selector, backend):
+    """They would compute with whichever was decorated last."""
+    force(selector, force=backend)
+    twice, thrice = scaled_by(2.0, selector), scaled_by(3.0, selector)
+    assert twice.name == thrice.name
+    for size in (3, 3, 4):
+        x = np.ones(size)
+        assert (twice(x)[0], thrice(x)[0]) == (2.0, 3.0)
+        assert (twice.bind(x)(x)[0], thrice.bind(x)(x)[0]) == (2.0, 3.0)
+    assert twice.variant("numba")(lambda x: x * 20.0) is not None
+    assert [v.name for v in thrice.operation.variants] == list(BACKENDS)
+    with settings.use("numpy"):
+        assert thrice(np.ones(5))[0] == 3.0
+
+
+def test_who_still_holds_a_redefined_function_runs_what_he_holds(selector):
+    old = adaptive(name="cell", selector=selector)(lambda x, *, xp=None: x + 1)
+    assert old(np.zeros(2))[0] == 1.0
+    new = adaptive(name="cell", selector=selector)(lambda x, *, xp=None: x + 2)
+    assert [f(np.zeros(n))[0] for n in (2, 3) for f in (old, new)] == [1.0, 2.0, 1.0, 2.0]
+
+
+def test_what_no_name_leads_to_is_not_pickled_but_copied(selector, importable):
+    local = scaled_by(2.0, selector)
+    with pytest.raises(pickle.PicklingError, match=r"scaled is not it; define it at the top of a module"):
+        pickle.dumps(local)
+    assert copy.deepcopy({"f": local})["f"] is local
 
 
 def test_what_cannot_be_adaptive_is_told_at_once():
@@ -241,6 +282,17 @@ def test_what_cannot_be_adaptive_is_told_at_once():
         adaptive(np.sin)
     with pytest.raises(TypeError, match="not a staticmethod"):
         adaptive(staticmethod(plain_anomaly))
+    with pytest.raises(TypeError, match="later is a coroutine or generator function: its call computes nothing"):
+
+        @adaptive
+        async def later(x, *, xp=None):
+            return x
+
+    with pytest.raises(TypeError, match="coroutine or generator"):
+
+        @adaptive
+        def pieces(x, *, xp=None):
+            yield x
 
 
 def test_an_edited_function_is_another_operation():
@@ -253,6 +305,31 @@ def test_an_edited_function_is_another_operation():
     assert one == made("def f(x, *, xp=None): return x + 1")
     assert one != made("def f(x, *, xp=None): return x + 2")
     assert one != made("def f(x, *, xp=None): return xp.sum(x)")
+    ten = made("def f(x, *, steps=10, xp=None): return x + steps")
+    assert ten != made("def f(x, *, steps=1000, xp=None): return x + steps")
+
+
+def test_a_name_is_the_same_in_every_process():
+    """The constant in `mode in {"a", "b"}` is a set, and its order is another one in every process."""
+    code = """
+import pointsman as pm
+@pm.adaptive
+def f(x, n=3, mode="a", *, xp=None): return x if mode in {"a", "b", "c", "d", "e"} else -x
+print(f.name)
+"""
+
+    def named(seed):
+        env = {**os.environ, "PYTHONHASHSEED": seed}
+        return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+
+    assert len({named(seed) for seed in "123"}) == 1
+
+
+def test_extended_precision_stays_on_numpy_and_is_kept(anomaly):
+    x = np.arange(6, dtype=np.longdouble).reshape(2, 3)
+    assert anomaly(x).dtype == np.longdouble
+    assert anomaly(x.astype(np.clongdouble)).dtype == np.clongdouble
+    assert anomaly.explain(x).chain == ("numpy",)
 
 
 # ---- variants, errors, options

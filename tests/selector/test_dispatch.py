@@ -418,3 +418,19 @@ def test_kernels_inside_transformed_functions_run_on_the_library_that_transforms
     mapped = torch.func.vmap(lambda x: selector.run("fft", x))(torch.from_numpy(np.stack([x, x])))
     np.testing.assert_allclose(mapped[1].numpy(), expected, atol=1e-5)
     assert selector.get_performance_summary()["total_records"] == 0
+
+
+def test_a_name_that_is_defined_again_runs_the_new_function(make):
+    """As in a notebook: `run` goes by the name, and the name means the last definition."""
+    from pointsman.selector.adaptive import adaptive
+
+    selector = make()
+    adaptive(name="defined_twice", selector=selector)(lambda x, *, xp=None: xp.sum(x) + 1.0)
+    assert selector.run("defined_twice", np.ones(3)) == 4.0
+    adaptive(name="defined_twice", selector=selector)(lambda x, *, xp=None: xp.sum(x) + 2.0)
+    assert [selector.run("defined_twice", np.ones(3)) for _ in range(3)] == [5.0] * 3
+
+
+def test_a_kernel_refuses_what_is_no_number_in_its_own_words(make):
+    with pytest.raises(TypeError, match="fft"):
+        make().run("fft", np.array(["a", "b"]))

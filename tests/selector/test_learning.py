@@ -187,6 +187,25 @@ def test_reset_clears_file_tables_and_choices(make, feed, workload, tmp_path, cl
     assert again.select_backend(v) == "numpy"
 
 
+def test_a_reset_by_another_process_takes_back_what_was_chosen(make, feed, workload, tmp_path, clock):
+    path = tmp_path / "history.sqlite"
+    history, others = (History(path, background=False, clock=clock, monotonic=clock) for _ in range(2))
+    selector, w = make(history=history, explore=0), workload(10**5)
+    feed(selector, w, {"numpy": 2e-3, "torch": 1e-3})
+    assert selector.select_backend(w) == "torch"
+    others.reset("spectrogram")
+    others.close()
+    selector.flush()
+    assert selector.select_backend(w) == "numpy"
+    assert selector.decide(w).rule == "default"
+    history.close()
+
+
+def test_an_unknown_failure_is_refused_with_those_that_there_are(make, workload):
+    with pytest.raises(ValueError, match=r"failure='oom' is none; allowed are: .*out of memory"):
+        make().record(workload(), "numpy", seconds=1.0, failure="oom")
+
+
 def test_what_was_learned_is_there_in_the_next_process(make, feed, workload, tmp_path, clock):
     path = tmp_path / "history.sqlite"
     first = make(history=History(path, background=False, clock=clock, monotonic=clock), explore=0)

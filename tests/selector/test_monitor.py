@@ -56,9 +56,98 @@ def test_a_mapping_gives_each_backend_its_own(make, workload):
 
 
 def test_a_mapping_without_the_backend_goes_on_to_one_that_it_has(make, workload):
+    """And what a mapping leaves out is held against no backend: nothing of it ran."""
+    selector, w = make(), workload()
+    assert selector.execute_with_monitoring("s", "scipy", {"jax": lambda: "j"}, w) == "j"
+    assert set(recorded(selector)) == {"jax"}
+    assert selector.decide(w, "scipy").backend == "scipy"
+
+
+def test_of_a_mapping_the_first_in_the_decisions_chain_runs(make, workload):
+    selector, w = make(), workload()
+    choice = selector.decide(w).chain
+    func = {name: lambda name=name: name for name in choice[2:4]}
+    assert selector.execute_with_monitoring("s", None, func, w) == choice[2]
+    assert set(recorded(selector)) == {choice[2]}
+    with pytest.raises(NoCandidateError, match="has no callable for 'numpy'; it has: none at all"):
+        selector.execute_with_monitoring("s", None, {}, w)
+
+
+def test_a_backend_of_another_version_is_unavailable_and_the_chain_goes_on(make, workload, scripted, ran):
+    selector, cupy, gpu = make(), BackendType.CUPY, BackendType.GPU
+    assert selector.execute_with_monitoring("s", cupy, scripted(numpy=7), workload(), [gpu, "numpy"]) == 7
+    assert selector.execute_with_monitoring("s", "torch", scripted(torch=MemoryError()), workload(), [cupy, "jax"]) == 0
+    assert ran == ["numpy", "torch", "jax"]
+    assert set(recorded(selector)) == {"numpy", "torch", "jax"}
+    with pytest.raises(NoCandidateError, match=r"(?s)cupy: unavailable.*not part of this version.*gpu: unavail"):
+        selector.execute_with_monitoring("s", cupy, scripted(), workload(), [gpu])
+
+
+def test_a_closure_for_a_backend_of_another_version_still_runs_once(make, workload):
+    def count(result):
+        calls.append(1)
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    calls = []
+    fallback = [BackendType.GPU, "numpy", "jax"]
+    assert make().execute_with_monitoring("s", "cupy", lambda: count(7), workload(), fallback) == 7
+    with pytest.raises(NoCandidateError, match=r"(?s)cupy: unavailable.*numpy: out of memory"):
+        make().execute_with_monitoring("s", "cupy", lambda: count(MemoryError("big")), workload(), fallback)
+    assert len(calls) == 2
+
+
+def test_a_requirement_holds_in_the_chain_and_against_the_named_backend(make, workload, scripted, ran):
+    w = workload(require="torch")
+    with pytest.raises(ValueError, match="backend='numpy' and require='torch' of the workload contradict each other"):
+        make().execute_with_monitoring("s", "numpy", scripted(), w)
+    with pytest.raises(NoCandidateError, match=r"numpy: unsupported .*'torch' is required"):
+        make().execute_with_monitoring("s", "torch", scripted(torch=MemoryError()), w, ["numpy"])
+    assert ran == ["torch"]
+    assert make().execute_with_monitoring("s", "numpy", scripted(numpy=3), workload(require="cpu")) == 3
+    with pytest.raises(NoCandidateError, match="'gpu' is demanded"):
+        make().execute_with_monitoring("s", "numpy", scripted(), workload(require="gpu"))
+
+
+async def _later():
+    return 1
+
+
+def _piecewise():
+    yield 1
+
+
+@pytest.mark.parametrize("func", [_later, _piecewise, functools.partial(_later)])
+def test_functions_whose_call_computes_nothing_are_refused_not_timed(make, workload, func):
     selector = make()
-    assert selector.execute_with_monitoring("s", "scipy", {"jax": lambda: "j"}, workload()) == "j"
-    assert recorded(selector)["scipy"] == (0, {"unsupported": 1})
+    with pytest.raises(TypeError, match=r"nothing that could be timed.*measure"):
+        selector.execute_with_monitoring("s", "numpy", func, workload())
+    assert recorded(selector) == {}
+
+
+def test_a_library_that_is_missing_or_broken_leads_on_and_any_other_import_error_comes_out(make, workload, scripted):
+    missing = ModuleNotFoundError("No module named 'torch'", name="torch")
+    broken = ImportError("libc10.so: cannot open shared object file", name="torch._C")
+    selector = make()
+    for error in (missing, broken):
+        assert selector.execute_with_monitoring("s", "torch", scripted(torch=error), workload(), ["numpy"]) == 0
+    assert recorded(selector)["torch"] == (0, {"unavailable": 2})
+    for error in (ImportError("cannot import name 'f'", name="mine"), ImportError("no name")):
+        with pytest.raises(ImportError, match=str(error)):
+            make().execute_with_monitoring("s", "torch", scripted(torch=error), workload(), ["numpy"])
+
+
+def test_wrong_arguments_say_what_was_found_and_what_to_give(make, workload, scripted):
+    execute = make().execute_with_monitoring
+    with pytest.raises(TypeError, match="workload: found 'fft'; give a WorkloadCharacteristics"):
+        execute("s", "numpy", scripted(), "fft")
+    with pytest.raises(TypeError, match="func: found 5; give a function"):
+        execute("s", "numpy", 5, workload())
+    with pytest.raises(TypeError, match=r"fallback_backends: found 'numpy'; give a list"):
+        execute("s", "torch", scripted(), workload(), "numpy")
+    with pytest.raises(ValueError, match="no backend is called 'numpi'"):  # also where it would not have been needed
+        execute("s", "numpy", scripted(), workload(), ["torch", "numpi"])
 
 
 class Model:
@@ -255,8 +344,8 @@ def test_a_preference_is_passed_over_with_the_reason_and_a_requirement_is_not(ma
     for nothing in (None, "auto", BackendType.AUTO):
         assert selector.decide(workload(), nothing).passed_over == ""
     assert selector.select_backend(workload(), BackendType.SCIPY) is BackendType.SCIPY
-    unknown = selector.decide(workload(), "tensorflow")
-    assert "no backend is called 'tensorflow'" in unknown.passed_over
+    with pytest.raises(ValueError, match="no backend is called 'tensorflow'"):
+        selector.decide(workload(), "tensorflow")
     later = selector.decide(workload(), BackendType.CUPY)
     assert "'cupy' is not part of this version" in later.passed_over
     with pytest.raises(NoCandidateError, match="demanded by require='scipy'"):
@@ -271,9 +360,9 @@ def test_wrong_names_in_the_chain_are_errors_that_list_the_right_ones(make, work
 
 
 def test_the_failure_is_what_comes_out_where_the_decision_has_no_candidates(make, workload, scripted):
-    w = workload(requires_gradient=True, require="scipy")
+    selector, w = make(disable=["torch", "jax"]), workload(requires_gradient=True)
     with pytest.raises(NoCandidateError, match="torch: out of memory"):
-        make().execute_with_monitoring("s", "torch", scripted(torch=MemoryError("big")), w)
+        selector.execute_with_monitoring("s", "torch", scripted(torch=MemoryError("big")), w)
 
 
 def test_the_clock_is_read_after_the_device_has_finished(make, workload, monkeypatch):

@@ -169,3 +169,25 @@ def test_the_gpu_reserve_follows_the_settings(monkeypatch, workload):
     selector.select_backend(workload())
     settings.configure(gpu_memory_reserve=0.5)
     assert selector._engine.machine.gpu.reserve == 0.5
+
+
+@pytest.mark.parametrize("wrong", ["nonsense", "TORCH", ""])
+def test_an_unknown_preference_is_an_error_that_lists_the_backends(make, workload, wrong):
+    with pytest.raises(ValueError, match="numpy, scipy, numba, torch, jax"):
+        make().select_backend(workload(), wrong)
+
+
+def test_a_preference_of_the_wrong_type_and_no_workload_are_told_apart(make, workload):
+    with pytest.raises(TypeError, match="preferred_backend: found 3"):
+        make().select_backend(workload(), 3)
+    with pytest.raises(TypeError, match="workload: found 'fft'"):
+        make().select_backend("fft")
+    with pytest.raises(TypeError, match="workload: found 'fft'"):
+        make().decide("fft")
+
+
+def test_a_wish_for_a_device_or_for_what_is_to_come_is_passed_over_with_the_reason(make, workload):
+    assert "there is no usable GPU here" in make().decide(workload(), "gpu").passed_over
+    assert "not part of this version" in make().decide(workload(), "cupy").passed_over
+    required = workload(require="torch")
+    assert "'torch' is required" in make().decide(required, "numpy").passed_over

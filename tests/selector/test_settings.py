@@ -67,6 +67,7 @@ def test_zero_is_false(word):
         ("FORCE_JAX", "maybe", ["POINTSMAN_FORCE_JAX", "'maybe'", "1, true, yes, on"]),
         ("DISABLE_GPU", "2", ["POINTSMAN_DISABLE_GPU", "0, false, no, off"]),
         ("FORCE", "jaxx", ["'jaxx'", "did you mean 'jax'", "numpy, scipy, numba, torch, jax"]),
+        ("FORCE", "cupy", ["'cupy' is not part of this version", "numpy, scipy, numba, torch, jax"]),
         ("DISABLE", "torch,tensorflow", ["'tensorflow'", "numpy, scipy"]),
         ("MODE", "on", ["POINTSMAN_MODE", "off, observe, advise, select"]),
         ("EXPLORE", "2", ["POINTSMAN_EXPLORE", "0 to 1"]),
@@ -99,6 +100,12 @@ def test_two_that_contradict_each_other_are_both_named(environ, named):
         read(**environ)
     for name in named:
         assert name in str(error.value)
+
+
+@pytest.mark.parametrize("setting", ["disable", "history"])
+def test_a_value_of_the_wrong_type_is_named(setting):
+    with pytest.raises(ValueError, match=rf"configure\({setting}=3\): found 3; "):
+        Settings().updated(**{setting: 3})
 
 
 def test_what_agrees_twice_is_no_contradiction():

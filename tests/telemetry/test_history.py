@@ -14,6 +14,7 @@ import weakref
 
 import pytest
 from pointsman.telemetry import schema
+from pointsman.telemetry.files import history_path
 from pointsman.telemetry.history import WAITING, History
 from pointsman.telemetry.load import Load
 from pointsman.telemetry.outcome import Failure, Site
@@ -352,3 +353,46 @@ def test_after_closing_nothing_is_written_any_more(path, outcome):
     history.record(outcome())
     history.flush()
     assert query(path, "SELECT records FROM sketch") == [(1,)]
+
+
+def test_a_flush_takes_over_what_others_have_written_and_reset(path, outcome):
+    """The second history stands for another process: `History.open` would give this process the same one again."""
+    mine, others = opened(path), History(path, background=False)
+    mine.record(outcome())
+    mine.flush()
+    told: list[set] = []
+    mine.subscribe(lambda outcomes, changed: told.append(changed))
+    others.record(outcome(variant="torch"))
+    others.add_ledger("trials", 2.0)
+    others.flush()
+    mine.flush()  # with nothing of its own to write
+    assert (counts(mine), mine.ledger) == ({"numpy": 1, "torch": 1}, {"trials": 2.0})
+    assert [variant for variant, *_ in mine.recent] == ["numpy", "torch"]
+    others.reset("fft")
+    mine.flush()
+    assert counts(mine) == {}
+    assert told == [{("fft", "float64")}] * 2
+    mine.flush()
+    assert len(told) == 2  # nobody has written since
+    for history in (mine, others):
+        history.close()
+
+
+def test_a_flush_with_nothing_to_write_makes_no_file(path):
+    opened(path).flush()
+    assert not path.exists()
+
+
+def test_imports_are_no_recent_choices(path, outcome):
+    history = opened(path)
+    history.record(outcome(operation="import", dtype="", import_s=0.01))
+    history.record(outcome())
+    history.flush()
+    history.close()
+    for found in (history, opened(path)):
+        assert [operation for _, operation, *_ in found.recent] == ["fft"]
+
+
+def test_an_empty_location_means_the_default(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert history_path("") == history_path(None)

@@ -67,3 +67,23 @@ def test_an_empty_history_has_a_summary():
     summary = summarize(History.open(":memory:", background=False), {}.get, ["explored_s"])
     assert (summary["total_records"], summary["operations"], summary["saved_s"]) == (0, {}, 0.0)
     assert summary["exploration"] == {"explored_s": 0.0}
+
+
+def test_noise_of_the_only_variant_is_no_loss(outcome):
+    history = History.open(":memory:", background=False)
+    for i in range(20):
+        history.record(outcome(0.010 if i % 3 else 0.013, 1.7e9 + i))
+    history.flush()
+    summary = summarize(history, {"fft": "numpy"}.get)
+    assert (summary["saved_s"], summary["lost_s"]) == (0.0, 0.0)
+
+
+def test_imports_stand_apart(history, outcome):
+    before = summarize(history, {}.get)
+    for seconds in (2.0, 4.0):
+        history.record(outcome(seconds, operation="import", variant="torch", dtype="", import_s=seconds))
+    history.flush()
+    summary = summarize(history, {}.get)
+    assert summary["imports"] == {"torch": {"count": 2, "seconds": 3.0}}
+    for name in ("operations", "total_records", "recent_backends", "saved_s", "lost_s"):
+        assert summary[name] == before[name]
