@@ -231,12 +231,10 @@ def measure(work: list[Job], budget_s: float, tick: Callable[[float], None]) -> 
 def _worth_timing(choice: Any, name: str) -> bool:
     """A quadratic algorithm at a size where its declared work rules it out is not run for show.
 
-    The best of each backend always is: without it, "always" that backend would have nothing to stand on.
+    The default always is timed: all the others are held against it.
     """
-    candidates = {c.variant: c for c in choice.decision.candidates}
-    found = candidates[name]
-    best = min((c for c in candidates.values() if c.backend == found.backend), key=lambda c: c.prediction.mean_s)
-    return bool(found is best or name == choice.decision.default or found.prediction.low < 0.5)
+    found = choice.decision.candidate(name)
+    return name == choice.decision.default or (found is not None and found.prediction.low < 0.5)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -257,7 +255,10 @@ def main(argv: list[str] | None = None) -> int:
         + (f"starting from {before:,} outcomes learned earlier" if before else "starting with an empty history")
     )
     work = jobs(options.quick)
-    first = {job.title: job.explain().variant for job in work}
+    at_first = {job.title: job.explain() for job in work}
+    first = {title: decision.variant for title, decision in at_first.items()}
+    known = sum(any(c.prediction.source == "measured" for c in d.candidates) for d in at_first.values())
+    console.print(f"measured on this machine already: {known} of the {len(work)} jobs")
     n = sum(job.calls for job in work)
     columns = (
         SpinnerColumn(),

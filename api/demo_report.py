@@ -15,6 +15,9 @@ from rich.table import Table
 Times = dict[str, dict[str, float]]
 """job -> variant, or "pointsman" -> mean seconds of one call"""
 
+WIDE = 110
+"""Columns of a terminal from which on everything is shown."""
+
 
 class Job(Protocol):
     """What a report needs to know of a kind of call."""
@@ -32,24 +35,27 @@ def report(
     before: int,
 ) -> None:  # fmt: skip
     """Print what was chosen, what it took against the others, and what learning cost."""
-    chosen = Table(title="what is chosen now", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    wide = console.width >= 110
-    for heading in ("job", "calls", *(["at the start"] if wide else []), "now", "takes", "NumPy", "best"):
-        right = heading in ("calls", "takes", "NumPy", "best")
-        chosen.add_column(heading, justify="right" if right else "left", no_wrap=True)
-    if wide:
-        chosen.add_column("which is", no_wrap=True)
+    chosen = Table(
+        title="what is chosen now", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    left, right = ("job", "at the start", "now", "which is"), ("calls", "takes", "NumPy", "best")
+    shown = ["job", "now", "takes", "NumPy", "best"]
+    if console.width >= WIDE:
+        shown = ["job", "calls", "at the start", "now", "takes", "NumPy", "best", "which is"]
+    for heading in shown:
+        chosen.add_column(heading, justify="left" if heading in left else "right", no_wrap=True)
     for job in work:
         decision, row = job.explain(), table[job.title]
-        best = min((s, name) for name, s in row.items() if name != "pointsman")
-        cells = [job.title, str(job.calls), first[job.title], decision.variant, _time(row["pointsman"])]
-        cells += [_time(_numpy(row)), _time(best[0]), best[1]]
-        chosen.add_row(*(cells if wide else cells[:2] + cells[3:-1]))
+        best_s, best = min((s, name) for name, s in row.items() if name != "pointsman")
+        text = (job.title, first[job.title], decision.variant, best)
+        numbers = (str(job.calls), _time(row["pointsman"]), _time(_numpy(row)), _time(best_s))
+        cells = dict(zip((*left, *right), (*text, *numbers), strict=True))
+        chosen.add_row(*(cells[heading] for heading in shown))
     console.print(chosen)
     rows = totals(work, table)
     oracle = rows[0][1]
     title = f"the stream's {len(ran['calls']):,} calls under each policy"
-    out = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    out = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("policy", "seconds", "x oracle", ""):
         out.add_column(heading, justify="right" if heading in ("seconds", "x oracle") else "left", no_wrap=True)
     for name, seconds, note in rows:

@@ -75,8 +75,8 @@ class History:
         meter: LoadMeter | None = None,
         log_rows: int = LOG_ROWS,
     ) -> None:
-        # Twice the bound, so that what is dropped is counted by the flusher unless it is held up for long.
-        self.buffer: deque[Any] = deque(maxlen=2 * WAITING)
+        # Ten times the bound, so that what is dropped is counted by the flusher unless it is held up for seconds.
+        self.buffer: deque[Any] = deque(maxlen=10 * WAITING)
         self.awake = not background
         self.state = State()
         self.ledger: dict[str, float] = {}
