@@ -55,7 +55,7 @@ def test_the_report_fits_the_terminal_and_cuts_nothing(selector, width):
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
     for part in (
-        "torch/1-thread",
+        "scipy/overlap-add",
         "100 ms",
         "humidity, 2 000 surrogates",
         "oracle",
