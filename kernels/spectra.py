@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..executors import buffers
+from ..telemetry.lifetime import free_in_child
 
 Array = np.ndarray[Any, Any]
 _TAKES_OUT = np.lib.NumpyVersion(np.__version__) >= "2.0.0"
@@ -112,6 +113,7 @@ class Kept:
         self._bytes = 0
         self._arrays: OrderedDict[Hashable, Array] = OrderedDict()
         self._lock = Lock()
+        free_in_child(self)
 
     def get(self, key: Hashable, make: Callable[[], Array]) -> Array:
         """The array kept under `key`, made now if there is none. Callers must not write to it."""

@@ -79,6 +79,7 @@ class Question:
     default : variant that runs when nothing is known.
     calls : calls of this signature still expected (at least 1).
     seen : calls of this signature so far.
+    usual : calls of this size class that earlier processes made, on average.
     at_stake_s : variant -> seconds already spent on what a trial here would teach about: this size, its neighbours,
         larger ones. The natural guess for what is still to come. A variant that is missing must not be tried here yet.
     import_earned : backends whose import the calls so far would already have repaid.
@@ -91,6 +92,7 @@ class Question:
     default: str
     calls: float = 1.0
     seen: float = 0.0
+    usual: float = 0.0
     at_stake_s: Mapping[str, float] = field(default_factory=dict)
     import_earned: frozenset[str] = frozenset()
     incumbent: str | None = None

@@ -28,6 +28,8 @@ SAMPLE_S = 2e-4
 """Calls faster than this are sampled once learned, so that no entry records more than about 5 000 calls a second."""
 MOST_STRIDE = 256
 MOST_KEPT = 20_000
+PROCESSES = "processes"
+"""Ledger entry of the history: how many processes have recorded, so that their calls can be averaged."""
 
 
 @dataclass(slots=True)
@@ -66,6 +68,8 @@ class Engine:
         self.epoch = 0
         self.context = self._last_context = "quiet"
         self.ledger = Ledger(history)
+        self._processes = history.ledger.get(PROCESSES, 0.0)  # that have recorded something before this one
+        self._counted = False
         follow(settings())
         on_change(self._settings_changed)
         self.traffic = Traffic()
@@ -119,9 +123,11 @@ class Engine:
         candidates = self._candidates(request, fit, sites, key)
         calls = self._calls_expected(request, sites[fit[0].name])
         default, default_rule = rules.default_of(request, candidates, sites[fit[0].name].work, calls)
+        told = request.expected_calls is not None
+        usual = 0.0 if told else seen.usual or self._usual(key)
         exploring = self.learning and settings.mode == "select" and settings.explore > 0.0 and not self.frozen
         question = Question(
-            candidates, default, calls, self.traffic.calls_of(sites[fit[0].name]),
+            candidates, default, calls, self.traffic.calls_of(sites[fit[0].name]), usual,
             at_stake_s=self.traffic.at_stake(key, candidates),
             import_earned=self.traffic.imports_earned(candidates),
             incumbent=seen.incumbent,
@@ -137,8 +143,8 @@ class Engine:
             operation=request.operation, workload=request.describe(), variant=chosen.name, backend=chosen.backend,
             device=chosen.device, chain=ranking.order, rule=ranking.rule, reason=reason, set_by=set_by,
             candidates=tuple(by_name[name] for name in ranking.order), excluded=tuple(excluded),
-            passed_over=passed_over, calls=calls, trial=ranking.trial, context=self.context, table=self.epoch,
-            default=default, notes=notes,
+            passed_over=passed_over, calls=max(calls, usual), trial=ranking.trial, context=self.context,
+            table=self.epoch, default=default, notes=notes,
         )  # fmt: skip
         expected = by_name[chosen.name].prediction.seconds
         return Choice(
@@ -157,6 +163,7 @@ class Engine:
             seen = self.traffic.of(choice.sites[decision.default])
             seen.default_s, seen.default_known = basis.mean_s, basis.source in ("measured", "nearby")
             seen.chosen_s = expected.mean_s
+            seen.usual = seen.usual or self._usual(class_key(choice.sites[decision.default]))
             seen.wishes = {}
             for c in decision.candidates:
                 gain = expected.mean_s - c.prediction.mean_s
@@ -164,6 +171,13 @@ class Engine:
                     seen.wishes[c.backend] = max(seen.wishes.get(c.backend, 0.0), gain)
             if seen.calls and decision.rule not in ("override", "required"):  # one call's wish binds no other
                 seen.incumbent = decision.variant
+
+    def _usual(self, key: ClassKey) -> float:
+        """Calls of a size class that processes before this one made, on average."""
+        if not self.learning or not self._processes:
+            return 0.0
+        cells = self.history.state.of(key[0], key[1]).items()
+        return sum(s.calls for (c, _), s in cells if c[3:] == key[2:]) / self._processes
 
     def take_trial(self, choice: Choice) -> str | None:
         """The variant that this call is to try: handed out once a class, and only while the credit covers it."""
@@ -323,7 +337,10 @@ class Engine:
 
     def _count(self, outcome: Outcome) -> None:
         trial = outcome.rule == "explore"
-        if outcome.site.operation == "import":
+        if not self._counted:
+            self._counted = True
+            self.history.add_ledger(PROCESSES, 1.0)
+        if outcome.site.operation == "import" and not outcome.site.dtype:
             self.ledger.paid(outcome.seconds, 0.0, trial=trial, attempts=0)
             return
         seen, calls = self.traffic.count(outcome), float(outcome.calls)
@@ -361,6 +378,7 @@ class Engine:
             if everything:
                 self.machine.breakers.clear()
                 self.ledger.clear()
+                self._processes, self._counted = 0.0, False
             self.traffic.clear()
             self._handed_out.clear()
             self._predictions.clear()

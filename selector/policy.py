@@ -39,7 +39,9 @@ class ValueOfInformation(Policy):
 def _score(candidate: Candidate, question: Question) -> float:
     """Expected seconds a call, with what is still cold divided by the calls still expected."""
     import_s = 0.0 if candidate.backend in question.import_earned else candidate.import_s
-    return candidate.prediction.mean_s + (import_s + candidate.compile_s) / max(question.calls, 1.0)
+    many = max(question.calls, question.usual, 1.0)
+    compiled = max(question.calls, 1.0) if candidate.per_shape else many
+    return candidate.prediction.mean_s + import_s / many + candidate.compile_s / compiled
 
 
 def _choose(
@@ -71,7 +73,8 @@ def _choose(
             f"{best.variant} would gain {gain - 1:.1%}, less than the {GUARD:.0%} a change must bring",
         )
     rule = "learned" if best.prediction.source in ("measured", "nearby") else "prior"
-    return best, rule, f"expected {gain:.2f}x faster than the default {default.variant}"
+    cold = ", cold starts included" if any(c.cold_s for c in question.candidates) else ""
+    return best, rule, f"expected {gain:.2f}x faster than the default {default.variant}{cold}"
 
 
 def _trial(question: Question, chosen: Candidate, rest: list[Candidate]) -> tuple[str | None, float]:

@@ -31,6 +31,7 @@ class SizeClass:
 
     x: float = 0.0  # log2 of the default's work: where it lies on the size axis
     calls: float = 0.0
+    usual: float = 0.0  # calls that a process has made of it so far, on average
     spent_s: float = 0.0
     incumbent: str | None = None
     default_s: float = 0.0
@@ -136,7 +137,7 @@ class Traffic:
         return out
 
     def imports_earned(self, candidates: Sequence[Candidate]) -> frozenset[str]:
-        """Backends whose import all the calls so far, of all operations, would have repaid."""
+        """Backends whose import is repaid by the calls so far, or by those that earlier processes usually made."""
         pending = {c.backend: c.import_s for c in candidates if c.import_s}
         if not pending:
             return frozenset()
@@ -144,7 +145,7 @@ class Traffic:
         for seen in self._classes.values():
             for backend, gain in seen.wishes.items():
                 if backend in saved:
-                    saved[backend] += gain * seen.calls
+                    saved[backend] += gain * max(seen.calls, seen.usual)
         return frozenset(b for b, cost in pending.items() if saved[b] >= cost)
 
     def clear(self) -> None:

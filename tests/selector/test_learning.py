@@ -346,3 +346,16 @@ def test_a_selector_needs_no_arguments_and_survives_being_dropped():
     gc.collect()
     assert alive() is None  # a history that outlives it does not keep it
     history.flush()
+
+
+def test_what_earlier_processes_called_often_is_worth_an_import_from_the_start(
+    make, feed, workload, history, libraries
+):
+    """The calls still expected are those of this process, or those that a process usually makes."""
+    libraries()  # nothing is imported in this process
+    w = workload(10**6)
+    feed(make(), w, {"numpy": 1e-2, "torch": 1e-3}, times=2000)
+    fresh = make(explore=0)
+    assert history.ledger["processes"] == 1.0
+    assert fresh.decide(w).variant == "torch"
+    assert fresh.decide(workload(10**6, expected_calls=1)).variant == "numpy"  # who says otherwise is believed
