@@ -15,7 +15,7 @@ from rich.table import Table
 Times = dict[str, dict[str, float]]
 """job -> variant, or "pointsman" -> mean seconds of one call"""
 
-WIDE = 110
+WIDE = 124
 """Columns of a terminal from which on everything is shown."""
 
 
@@ -43,7 +43,8 @@ def report(
     if console.width >= WIDE:
         shown = ["job", "calls", "at the start", "now", "takes", "NumPy", "best", "which is"]
     for heading in shown:
-        chosen.add_column(heading, justify="left" if heading in left else "right", no_wrap=True)
+        least = None if heading in left else 7  # a number that is cut off says nothing
+        chosen.add_column(heading, justify="left" if heading in left else "right", no_wrap=True, min_width=least)
     for job in work:
         decision, row = job.explain(), table[job.title]
         best_s, best = min((s, name) for name, s in row.items() if name != "pointsman")
