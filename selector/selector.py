@@ -256,6 +256,11 @@ class IntelligentBackendSelector:
         if not self._recording():
             return
         history, cold_s = self._engine.history, seconds if cold else 0.0
+        if kind is None and not (cold or message):  # the common case takes the short form of the hot path
+            history.buffer.append((site, perf_counter(), seconds, rule, label, 1))
+            if not history.awake:
+                history.wake()
+            return
         outcome = Outcome(  # by position: by name takes twice as long, and this is a caller's loop
             site, history.now(), seconds, 0.0, 0.0, 0.0, cold_s, 0, kind, message[:500], label, "quiet", rule
         )
