@@ -21,21 +21,8 @@ _NO_NUMBERS = frozenset("OSUVMm")  # kinds of NumPy dtypes that no backend but N
 
 def key_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """What tells signatures apart: shapes, dtypes, devices; values of plain parameters; types of all else."""
-    key: list[Any] = []
-    for value in args:
-        kind = type(value)
-        if kind is ndarray:
-            key.append(value.shape)
-            key.append(value.dtype)
-        elif kind is float:
-            key.append(float)
-        elif kind in _PLAIN:
-            key.append(kind)
-            key.append(value)
-        else:
-            key.append(_other(value))
-    for name, value in kwargs.items():
-        key.append(name)
+    key: list[Any] = list(kwargs)
+    for value in (*args, *kwargs.values()) if kwargs else args:
         kind = type(value)
         if kind is ndarray:
             key.append(value.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,6 +140,15 @@ class Decision:
             "table": self.table,
             "notes": list(self.notes),
         }
+
+
+def left_alone(operation: str, values: Iterable[object]) -> Decision:
+    """The decision not to decide: `values` hold what is masked, labelled, traced or the like."""
+    kinds = dict.fromkeys(type(value).__qualname__ for value in values)
+    return Decision(
+        operation, f"{operation} of {', '.join(kinds)}", "original", "", "", ("original",), "untouched",
+        "such arguments are left alone: the function itself runs, and nothing is recorded",
+    )  # fmt: skip
 
 
 def _seconds(s: float) -> str:

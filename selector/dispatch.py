@@ -15,10 +15,11 @@ from ..executors.errors import NoCandidateError, UnsupportedError
 from ..executors.fallback import Attempt, run_chain
 from ..executors.prepare import Prepared, prepare
 from ..telemetry.history import History
-from ..telemetry.outcome import Failure, Outcome, Site
+from ..telemetry.outcome import Failure, Outcome
 from .arguments import all_leaves, class_of, key_of, request_of, stands_apart
-from .decision import Decision
+from .decision import Decision, left_alone
 from .engine import MOST_STRIDE, Choice, Engine, compiles
+from .entry import Entry
 from .failures import classify, import_outcome
 from .logs import log
 from .operations import Operation
@@ -31,8 +32,6 @@ perf_counter = time.perf_counter
 MOST_ENTRIES = 4096
 UNSAMPLED = 64
 """Every one of an entry's first calls is recorded; only then does sampling begin."""
-ASYNCHRONOUS_STRIDE = 16
-"""Share of device-resident calls that wait for the device in order to be timed."""
 NEVER = 1 << 62
 CLASS_SIZE = 1 << 20
 """Elements up to which a new signature may run by its size class: beyond, a decision costs nothing beside the call."""
@@ -47,25 +46,6 @@ class Original(Protocol):
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the function as if pointsman were not there."""
-
-
-class _Entry:
-    """What a known signature needs; replaced or dropped, and touched by the hot path without a lock."""
-
-    __slots__ = ("call", "choice", "prepared", "rule", "scoped", "seen", "site", "skip", "stride", "tickets", "timed")
-
-    def __init__(self, prepared: Prepared, choice: Choice) -> None:
-        self.prepared = prepared
-        self.call = prepared.call
-        self.timed = _timed(prepared)
-        self.choice = choice
-        self.site: Site = choice.sites[choice.decision.variant]
-        self.rule = choice.decision.rule
-        self.tickets = choice.tickets
-        self.stride = ASYNCHRONOUS_STRIDE if prepared.asynchronous else choice.stride
-        self.skip = 0
-        self.seen = 0
-        self.scoped = False
 
 
 class Dispatcher:
@@ -91,8 +71,8 @@ class Dispatcher:
         self._validate = validate
         self._rerun = rerun
         self._deterministic = deterministic
-        self._entries: dict[Any, _Entry] = {}
-        self._classes: dict[Any, _Entry] = {}  # by size class, for signatures that have not been seen before
+        self._entries: dict[Any, Entry] = {}
+        self._classes: dict[Any, Entry] = {}  # by size class, for signatures that have not been seen before
         self._sightings: dict[Any, int] = {}  # of signatures that have no entry of their own yet
         self._prepared: dict[Any, Prepared] = {}
         self._loaded: dict[str, Callable[..., Any]] = {}
@@ -138,7 +118,7 @@ class Dispatcher:
 
     # ------------------------------------------------------------------------------------------ the other paths
 
-    def _slow(self, key: Any, entry: _Entry | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _slow(self, key: Any, entry: Entry | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if stands_apart(args, kwargs):
             return self._untouched(args, kwargs)
         choice = entry.choice if entry is not None else None
@@ -210,7 +190,7 @@ class Dispatcher:
         if len(self._entries) >= MOST_ENTRIES:
             self._entries.clear()  # rare, and cheaper than keeping an order on the hot path
             self._classes.clear()
-        entry = _Entry(prepared, choice)
+        entry = Entry(prepared, choice)
         entry.scoped = scope() is not None
         if not self.engine.learning or self.engine.settings().mode == "off":
             entry.skip = NEVER
@@ -218,7 +198,7 @@ class Dispatcher:
         if not entry.scoped and choice.request.size <= CLASS_SIZE and compiles(choice.variant) != "shape":
             self._classes[class_of(key)] = entry
 
-    def _class_entry(self, key: Any) -> _Entry | None:
+    def _class_entry(self, key: Any) -> Entry | None:
         """What runs signatures of this size class; None: decide about this one."""
         seen = self._sightings.get(key, 0) + 1
         if SCOPE.get() is not None or seen > SETTLED:
@@ -229,7 +209,7 @@ class Dispatcher:
         found = self._classes.get(class_of(key))
         return found if found is not None and not found.tickets else None
 
-    def _by_class(self, entry: _Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _by_class(self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a new signature by its size class's choice: ever-new shapes cost a few microseconds, not a decision."""
         if self._validate is not None:
             self._validate(*args, **kwargs)
@@ -256,7 +236,7 @@ class Dispatcher:
                 self._history.wake()
         return result
 
-    def _rescue(self, entry: _Entry, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _rescue(self, entry: Entry, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A known call failed: walk on with the rest of its chain, or let the caller's own error out unchanged."""
         choice = entry.choice
         variant = choice.variant
@@ -366,7 +346,7 @@ class Dispatcher:
     def explain(self, *args: Any, **kwargs: Any) -> Decision:
         """The decision for these arguments, with its reasons. Runs, imports and spends nothing."""
         if stands_apart(args, kwargs):
-            return _left_alone(self.operation.name, args, kwargs)
+            return left_alone(self.operation.name, all_leaves(args, kwargs))
         return self.engine.choose(self.request(args, kwargs)).decision
 
     def replace(self, operation: Operation) -> None:
@@ -406,32 +386,10 @@ class Dispatcher:
                          fresh.decision.variant, fresh.decision.rule, fresh.decision.reason)  # fmt: skip
                 self._entries.pop(key, None)  # the next call binds the new choice
                 continue
-            renewed = _Entry(entry.prepared, fresh)
+            renewed = Entry(entry.prepared, fresh)
             renewed.seen = entry.seen
             renewed.skip = entry.skip if entry.skip > MOST_STRIDE else min(entry.skip, renewed.stride - 1)
             self._entries[key] = renewed
-
-
-def _timed(prepared: Prepared) -> Callable[..., Any]:
-    """The call for a measurement: where the result may still be being computed on return, it waits for the device."""
-    if not prepared.asynchronous:
-        return prepared.call
-    call, wait = prepared.call, prepared.executor.synchronize
-
-    def waiting(*args: Any, **kwargs: Any) -> Any:
-        result = call(*args, **kwargs)
-        wait(result)
-        return result
-
-    return waiting
-
-
-def _left_alone(operation: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Decision:
-    kinds = dict.fromkeys(type(x).__qualname__ for x in all_leaves(args, kwargs))
-    return Decision(
-        operation, f"{operation} of {', '.join(kinds)}", "original", "", "", ("original",), "untouched",
-        "such arguments are left alone: the function itself runs, and nothing is recorded",
-    )  # fmt: skip
 
 
 def _exhausted(choice: Choice, error: NoCandidateError) -> NoCandidateError:

@@ -8,33 +8,32 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import Context
 from typing import Any, TypeVar
 
 from ..executors import registry
 from ..executors.breaker import Breakers
-from ..executors.errors import BackendUnavailableError, NoCandidateError
-from ..executors.table import BackendType
+from ..executors.errors import NoCandidateError
 from ..telemetry import lifetime, memory
 from ..telemetry.history import History, HistoryWarning
 from ..telemetry.outcome import Failure, Outcome
 from ..telemetry.summary import summarize
 from . import settings as settings_module
+from .assembly import Parts, assemble
 from .base import CostModel, Policy
-from .constraints import Machine
-from .costs import Curves
 from .decision import Decision
 from .dispatch import Dispatcher
-from .engine import Choice, Engine
+from .engine import Engine
+from .entry import Known
 from .failures import classify
+from .given import failure_of, hint, member, no_workload
 from .monitor import Monitor
 from .operations import find
-from .policy import ValueOfInformation
 from .request import Request
 from .settings import SCOPE, Settings
 from .sites import Sites
-from .workload import DEVICES, WorkloadCharacteristics
+from .workload import WorkloadCharacteristics
 
 T = TypeVar("T")
 MOST_WORKLOADS = 8192
@@ -43,17 +42,6 @@ RENEWED = 64
 perf_counter = time.perf_counter
 lifetime.free_in_child(registry, "_LOCK")
 lifetime.free_in_child(settings_module)
-
-
-class _Known:
-    """An entry of the exact table: what a workload's key leads to on the hot path."""
-
-    __slots__ = ("backend", "choice", "request")
-
-    def __init__(self, backend: str, request: Request, choice: Choice) -> None:
-        self.backend = backend
-        self.request = request
-        self.choice = choice
 
 
 class IntelligentBackendSelector:
@@ -83,10 +71,10 @@ class IntelligentBackendSelector:
     ) -> None:  # fmt: skip
         self._fixed = settings
         self._history_argument = history
-        self._parts = (policy, costs, gpu_memory, host_budget, breakers, clock)
-        self._enable_learning, self._enable_gpu = enable_learning, enable_gpu
+        self._parts = Parts(policy, costs, gpu_memory, host_budget, breakers, clock, enable_gpu)
+        self._enable_learning = enable_learning
         self._lock = threading.RLock()
-        self._exact: dict[Any, _Known] = {}
+        self._exact: dict[Any, Known] = {}
         self._short: dict[tuple[Any, ...], str] = {}
         self._dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
         self._runners: dict[str, Dispatcher] = {}
@@ -121,7 +109,7 @@ class IntelligentBackendSelector:
             try:
                 known = self._exact.get(workload._key)
             except AttributeError:
-                raise _no_workload(workload) from None
+                raise no_workload(workload) from None
             if known is not None and SCOPE.get() is None:
                 return known.backend
         return self._known(workload, preferred_backend).backend
@@ -132,10 +120,10 @@ class IntelligentBackendSelector:
 
     explain = decide
 
-    def _known(self, workload: WorkloadCharacteristics, preferred: str | None) -> _Known:
+    def _known(self, workload: WorkloadCharacteristics, preferred: str | None) -> Known:
         if not isinstance(workload, WorkloadCharacteristics):
-            raise _no_workload(workload)
-        preferred = _name(preferred)
+            raise no_workload(workload)
+        preferred = hint(preferred)
         plain = preferred is None and SCOPE.get() is None
         if plain:
             known = self._exact.get(workload.key)
@@ -144,7 +132,7 @@ class IntelligentBackendSelector:
         request = Request.from_workload(workload)
         choice = self._engine.choose(request, preferred)
         self._engine.adopt(choice)
-        known = _Known(_backend(choice.decision.backend), request, choice)
+        known = Known(member(choice.decision.backend), request, choice)
         if plain and (self._enable_learning or not self._engine.machine.breakers.any_open):
             if len(self._exact) >= MOST_WORKLOADS:
                 self._exact.clear()
@@ -164,10 +152,7 @@ class IntelligentBackendSelector:
         if found is not None and SCOPE.get() is None:
             return found
         workload = WorkloadCharacteristics(
-            operation_type=operation_type,
-            data_shape=data_shape,
-            requires_gradient=requires_gradient,
-            dtype=dtype,
+            operation_type=operation_type, data_shape=data_shape, requires_gradient=requires_gradient, dtype=dtype
         )
         backend = self.select_backend(workload, preferred_backend)
         if SCOPE.get() is None:
@@ -246,7 +231,7 @@ class IntelligentBackendSelector:
             raise ValueError(f"seconds must be finite and not negative, got {seconds!r}")
         sites = self.sites
         site = sites.known.get((workload._key, backend)) or sites.of(workload, str(backend))
-        kind = None if failure is None else _failure(failure)
+        kind = None if failure is None else failure_of(failure)
         if kind is not None and kind is not Failure.USER_ERROR:
             sites.failed(workload, site, kind, message)
             self._exact.clear()
@@ -352,34 +337,11 @@ class IntelligentBackendSelector:
         with self._lock:
             if self._made is not None:
                 return self._made
-            policy, costs, gpu, host_budget, breakers, clock = self._parts
-            settings = self.settings
-            given = self._history_argument
-            if isinstance(given, History):
-                history = given
-            elif not self._enable_learning and given is None:
-                history = History.open(":memory:")  # nothing is read and nothing is recorded
-            else:
-                history = History.open(given if given is not None else settings.history)
-            machine = Machine(
-                gpu or memory.GpuMemory(reserve=settings.gpu_memory_reserve),
-                breakers or Breakers(clock),
-                host_budget or memory.host_budget_bytes,
-                self._enable_gpu,
-            )
-            from ..telemetry.state import State
-
-            model = costs or Curves(history.state if self._enable_learning else State())
-            self._made = Engine(
-                history, machine, policy or ValueOfInformation(), model, lambda: self.settings,
-                learning=self._enable_learning,
-            )  # fmt: skip
-            # The flusher is at work in these whenever there is something to learn: a fork may come at any moment.
-            lifetime.free_in_child(self._made)
-            lifetime.free_in_child(machine.breakers)
+            made = assemble(self._parts, self._history_argument, lambda: self.settings, self._enable_learning)
+            self._made = made
             if self._enable_learning:
-                history.subscribe(self._learn)
-            return self._made
+                made.history.subscribe(self._learn)
+            return made
 
     def _learn(self, outcomes: list[Outcome], changed: set[tuple[str, str]]) -> None:
         """Called after each batch of outcomes, by the flusher. Trouble here must never reach a caller."""
@@ -417,7 +379,7 @@ class IntelligentBackendSelector:
             self._exact.pop(key, None)
             return
         self._engine.adopt(choice)
-        self._exact[key] = _Known(_backend(choice.decision.backend), request, choice)
+        self._exact[key] = Known(member(choice.decision.backend), request, choice)
         if settings_module.generation != before:
             self._exact.pop(key, None)
 
@@ -429,41 +391,9 @@ class IntelligentBackendSelector:
             dispatcher.refresh(None)
 
     def _settings_changed(self) -> None:
-        if self._made is not None and self._parts[2] is None:
+        if self._made is not None and self._parts.gpu_memory is None:
             self._made.machine.gpu.reserve = self.settings.gpu_memory_reserve
         self._drop_tables()
 
     def _recording(self) -> bool:
         return self._enable_learning and self.settings.mode != "off"
-
-
-def _name(preferred: str | None) -> str | None:
-    """A hint's name; "auto" and None mean no hint."""
-    if preferred is None or preferred == "auto":
-        return None
-    if not isinstance(preferred, str):
-        raise TypeError(f"preferred_backend: found {preferred!r}; give a backend's name, 'auto' or None")
-    if preferred not in DEVICES:
-        with suppress(BackendUnavailableError):  # a name of another version may be wished for, and is passed over
-            registry.row(preferred.partition("@")[0].partition("/")[0])
-    return str(preferred)
-
-
-def _no_workload(found: object) -> TypeError:
-    return TypeError(
-        f"workload: found {found!r}; give a WorkloadCharacteristics, or a name and a shape to pointsman.select_backend"
-    )
-
-
-def _failure(given: Failure | str) -> Failure:
-    try:
-        return Failure(given)
-    except ValueError:
-        raise ValueError(f"failure={given!r} is none; allowed are: {', '.join(Failure)}") from None
-
-
-_MEMBERS = {str(member): member for member in BackendType}
-
-
-def _backend(name: str) -> str:
-    return _MEMBERS.get(name, name)

@@ -14,6 +14,7 @@ from pointsman.executors.errors import NoCandidateError, UnsupportedError
 from pointsman.selector import dispatch as dispatch_module
 from pointsman.selector import settings
 from pointsman.selector.dispatch import Dispatcher
+from pointsman.selector.entry import ASYNCHRONOUS_STRIDE
 from pointsman.telemetry.outcome import Failure, Outcome
 
 
@@ -161,7 +162,7 @@ def test_a_timed_call_waits_for_the_device_and_the_others_do_not(toy, monkeypatc
     waited.clear()
     entry = made._entries[(x.shape, x.dtype)]
     seen = entry.seen
-    for _ in range(5 * dispatch_module.ASYNCHRONOUS_STRIDE):
+    for _ in range(5 * ASYNCHRONOUS_STRIDE):
         made(x)
     assert len(waited) == made._entries[(x.shape, x.dtype)].seen - seen == 5
 

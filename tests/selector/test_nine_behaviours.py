@@ -49,7 +49,7 @@ def test_2_the_gpu_must_repay_the_import_as_well(make, gpu, libraries):
 @pytest.mark.parametrize("switch", [{"disable_gpu": True}, {"enable_gpu": False}])
 def test_2_the_gpu_can_be_switched_off(make, gpu, switch):
     selector = make(gpu_memory=gpu(64 * GIB), **({} if "enable_gpu" in switch else switch))
-    selector._enable_gpu = switch.get("enable_gpu", True)
+    selector._parts = selector._parts._replace(use_gpu=switch.get("enable_gpu", True))
     assert selector.decide(matmul(8192)).device == "cpu"
 
 

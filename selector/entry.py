@@ -1,0 +1,58 @@
+"""What the tables of the hot path hold: for a signature its bound call, for a workload its backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..executors.prepare import Prepared
+from ..telemetry.outcome import Site
+from .engine import Choice
+from .request import Request
+
+ASYNCHRONOUS_STRIDE = 16
+"""Share of device-resident calls that wait for the device in order to be timed."""
+
+
+class Entry:
+    """What a known signature needs; replaced or dropped, and touched by the hot path without a lock."""
+
+    __slots__ = ("call", "choice", "prepared", "rule", "scoped", "seen", "site", "skip", "stride", "tickets", "timed")
+
+    def __init__(self, prepared: Prepared, choice: Choice) -> None:
+        self.prepared = prepared
+        self.call = prepared.call
+        self.timed = _timed(prepared)
+        self.choice = choice
+        self.site: Site = choice.sites[choice.decision.variant]
+        self.rule = choice.decision.rule
+        self.tickets = choice.tickets
+        self.stride = ASYNCHRONOUS_STRIDE if prepared.asynchronous else choice.stride
+        self.skip = 0
+        self.seen = 0
+        self.scoped = False
+
+
+class Known:
+    """An entry of the exact table: what a workload's key leads to on the hot path."""
+
+    __slots__ = ("backend", "choice", "request")
+
+    def __init__(self, backend: str, request: Request, choice: Choice) -> None:
+        self.backend = backend
+        self.request = request
+        self.choice = choice
+
+
+def _timed(prepared: Prepared) -> Callable[..., Any]:
+    """The call for a measurement: where the result may still be being computed on return, it waits for the device."""
+    if not prepared.asynchronous:
+        return prepared.call
+    call, wait = prepared.call, prepared.executor.synchronize
+
+    def waiting(*args: Any, **kwargs: Any) -> Any:
+        result = call(*args, **kwargs)
+        wait(result)
+        return result
+
+    return waiting
