@@ -7,10 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from anomalies import plain_anomaly
 from pointsman.executors import registry
 from pointsman.executors.base import Variant
 from pointsman.executors.breaker import Breakers
 from pointsman.selector import operations
+from pointsman.selector.adaptive import adaptive
 from pointsman.selector.costs import Curves
 from pointsman.selector.operations import Operation
 from pointsman.selector.selector import IntelligentBackendSelector
@@ -187,3 +189,13 @@ def workload() -> Callable[..., WorkloadCharacteristics]:
         return WorkloadCharacteristics(operation_type=operation, data_size=size, **fields)
 
     return of
+
+
+@pytest.fixture
+def selector(make):
+    return make(explore=0)
+
+
+@pytest.fixture
+def anomaly(selector):
+    return adaptive(selector=selector, name="anomaly")(plain_anomaly)

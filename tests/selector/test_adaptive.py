@@ -14,43 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from anomalies import force, plain_anomaly, records
 from pointsman.executors.errors import NoCandidateError
 from pointsman.selector import settings
 from pointsman.selector.adaptive import Adaptive, adaptive
 from pointsman.telemetry.outcome import Outcome
 
 BACKENDS = ("numpy", "torch", "jax")
-
-
-def plain_anomaly(x, *, xp=None):
-    """Deviations from the mean, in standard deviations."""
-    x = x - xp.mean(x, axis=-1, keepdims=True)
-    return x / xp.std(x, axis=-1, keepdims=True)
-
-
-@pytest.fixture
-def selector(make):
-    return make(explore=0)
-
-
-@pytest.fixture
-def anomaly(selector):
-    return adaptive(selector=selector, name="anomaly")(plain_anomaly)
-
-
-def force(selector, **changes):
-    """Another setting from here on."""
-    selector._fixed = selector.settings.updated(**changes)
-    selector._drop_tables()
-
-
-def records(selector):
-    """Outcomes of operations; imports are booked apart."""
-    found = selector.get_performance_summary()["operations"]
-    return sum(
-        v["count"] + v["cold_count"] for name in found if name != "import" for c in found[name]
-        for v in c["variants"].values()
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
