@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -35,6 +35,8 @@ class Capabilities:
     asynchronous : a call may return before the work is done.
     compiles : when a call compiles: "never", "dtype" (per dtype and layout) or "shape" (per shape as well).
     deterministic : the same call gives the same bits again.
+    sets_threads : a variant may name a thread count, set around each call at the cost of less than a microsecond.
+    device_bound : a function is written for one kind of device; elsewhere it runs wherever its arrays lie.
     """
 
     dtypes: frozenset[str]
@@ -45,6 +47,8 @@ class Capabilities:
     asynchronous: bool = False
     compiles: str = "never"
     deterministic: bool = True
+    sets_threads: bool = False
+    device_bound: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,10 @@ class Executor(ABC):
     def devices(self) -> tuple[str, ...]:
         """Devices usable here and now, found without importing the library."""
         return ("cpu",)
+
+    def unusable(self) -> str | None:
+        """None, or the sentence why it is of no use here though its library is installed; never imports that."""
+        return None
 
     @abstractmethod
     def probe(self) -> None:
@@ -145,6 +153,14 @@ class Executor(ABC):
 
     def synchronize(self, y: Any) -> None:
         """Wait until `y` has been computed; nothing to do where calls are synchronous."""
+
+    def adopt(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """What runs a plain function of this backend's own arrays: compiled only where it could not run otherwise."""
+        return function
+
+    def compile(self, function: Callable[..., Any], static: Sequence[str] = ()) -> Callable[..., Any]:
+        """Compile a function of nothing but its arguments, where that helps; `static` names those that are no arrays."""
+        return self.adopt(function)
 
     def prepare(self, function: Callable[..., Any], variant: Variant) -> Callable[..., Any]:
         """Wrap a loaded function in what the library needs around each call (thread count)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from typing import Any
@@ -33,7 +33,7 @@ _IMMUTABLE = "JAX arrays are immutable"
 
 
 class JaxExecutor(Executor):
-    """Runs functions on JAX arrays; variants are jitted by whoever writes them."""
+    """Runs functions on JAX arrays; pure functions are jitted."""
 
     name = "jax"
     kind = "jax"
@@ -118,6 +118,13 @@ class JaxExecutor(Executor):
         if dtype in _WIDE and not _x64_on():
             raise UnsupportedError(f"jax cannot make {dtype}, as x64 is off here: {_ENABLE}")
         return x.astype(dtype)
+
+    def compile(self, function: Callable[..., Any], static: Sequence[str] = ()) -> Callable[..., Any]:
+        """Jit it: compiled for each shape, dtype and value of a static argument."""
+        import jax
+
+        compiled: Callable[..., Any] = jax.jit(function, static_argnames=tuple(static))
+        return compiled
 
     def converter(self, function: Callable[..., Any], device: str) -> Callable[[Any], Any]:
         """A jitted function takes NumPy arrays through its C++ path: 10 us a call, where an array first makes it 27.

@@ -26,7 +26,7 @@ class NumbaExecutor(Executor):
     """Runs dispatchers made by `numba.njit`. float16 is left out: Numba has it on GPUs only."""
 
     name = "numba"
-    capabilities = Capabilities(dtypes=INTEGERS | FLOATS | {"bool"}, compiles="dtype")
+    capabilities = Capabilities(dtypes=INTEGERS | FLOATS | {"bool"}, compiles="dtype", sets_threads=True)
 
     def probe(self) -> None:
         """Compile a loop and sum five numbers."""
@@ -35,6 +35,15 @@ class NumbaExecutor(Executor):
         found = numba.njit(_check)(np.arange(5.0))
         if found != 10.0:
             raise BackendUnavailableError(f"the compiled sum of 0..4 came out as {found}, not 10.0")
+
+    def adopt(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Compile a plain function; one that is compiled already is taken as it is."""
+        import numba
+
+        if hasattr(function, "signatures"):
+            return function
+        compiled: Callable[..., Any] = numba.njit(nogil=True)(function)
+        return compiled
 
     def prepare(self, function: Callable[..., Any], variant: Variant) -> Callable[..., Any]:
         """Run with `variant.threads` threads: Numba masks its pool per calling thread, so nothing else notices."""

@@ -39,8 +39,9 @@ class TorchExecutor(Executor):
     name = "torch"
     kind = "torch"
     capabilities = Capabilities(
-        dtypes=frozenset(_DTYPES.split()), gradients=True, devices=("cpu", "cuda"), asynchronous=True
-    )
+        dtypes=frozenset(_DTYPES.split()), gradients=True, devices=("cpu", "cuda"), asynchronous=True,
+        sets_threads=True,
+    )  # fmt: skip
 
     def devices(self) -> tuple[str, ...]:
         """The host, and the GPUs that NVML names where this build of torch has CUDA at all."""

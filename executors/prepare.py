@@ -216,7 +216,8 @@ def _outward(executor: Executor, out: str, device: str) -> _Leaf:
     else:
         target = registry.of_kind(out)
         if target is None:
-            raise ValueError(f"no backend has arrays of kind {out!r}; those that do: numpy, torch, jax")
+            kinds = ", ".join(name for name, _ in registry.array_api_backends())
+            raise ValueError(f"no backend has arrays of kind {out!r}; those that do: {kinds}")
         into = registry.ensure(target.name)[0].convert_in
 
         def leaf(y: Any) -> Any:

@@ -1,7 +1,8 @@
 """The registry of backends: who is there, who is missing, who is broken; and the first use of each.
 
 Nothing is imported to answer whether a backend is there. It is imported, and made to prove itself on a tiny real
-computation, the first time that it is used.
+computation, the first time that it is used. Backends stand in the table, or are a user's own: registered in this
+process, or offered by an installed package.
 """
 
 from __future__ import annotations
@@ -12,21 +13,27 @@ import inspect
 import sys
 import threading
 import time
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TextIO
 
 from .base import Capabilities, Executor
 from .conversion import forget_types
+from .entry_points import Broken, Offer, offers, wrong_name
 from .errors import BackendUnavailableError
 from .table import BACKENDS, BackendType, Row
 
 _LOCK = threading.RLock()
 _EXECUTORS: dict[str, Executor] = {}
-_REGISTERED: dict[str, Row] = {}  # a user's own, in the order of registration
+_REGISTERED: dict[str, Row | None] = {}  # a user's own, in the order of registration; None: offered, not loaded yet
+_OFFERED: dict[str, Offer] = {}  # by installed packages
+_LOOKED: list[bool] = []  # whether installed packages have been looked through
 _READY: dict[str, Executor] = {}  # imported and checked
 _BROKEN: dict[str, str] = {}  # imported or checked without success: why
 _MEASURED_S: dict[str, float] = {}
+_LISTENERS: list[Callable[[], object]] = []
 _FOUND: set[str] = set()  # libraries that are on the search path; one that is not may still be installed
 
 
@@ -46,7 +53,7 @@ class BackendInfo:
 
 def names() -> list[str]:
     """Names of the backends that have an executor, in canonical order, a user's own last."""
-    return [*BACKENDS, *(name for name in _REGISTERED if name not in BACKENDS)]
+    return [*BACKENDS, *(name for name in _own() if name not in BACKENDS)]
 
 
 def check_name(name: str) -> None:
@@ -60,9 +67,19 @@ def array_backends() -> list[tuple[str, Capabilities]]:
     return [(name, capabilities) for name, capabilities in known if capabilities.array]
 
 
+def array_api_backends() -> list[tuple[str, Capabilities]]:
+    """Those of `array_backends` whose arrays are of their own kind: a function of the array API runs on them."""
+    return [(name, capabilities) for name, capabilities in array_backends() if executor(name).kind == name]
+
+
+def on_change(listener: Callable[[], object]) -> None:
+    """Have `listener` called whenever a backend is registered or taken out."""
+    _LISTENERS.append(listener)
+
+
 def registered() -> list[Executor]:
-    """The executors that a user registered."""
-    return [_EXECUTORS[name] for name in list(_REGISTERED)]
+    """The executors of a user's own: registered, or offered by an installed package."""
+    return [executor(name) for name in list(_own())]
 
 
 def row(name: str) -> Row:
@@ -73,7 +90,9 @@ def row(name: str) -> Row:
     BackendUnavailableError : the name is known, but this version has no executor for it.
     ValueError : no backend has this name; the message lists those that have one.
     """
-    found = _REGISTERED.get(name) or BACKENDS.get(name)
+    found = BACKENDS.get(name)
+    if found is None and name in _own():
+        found = _REGISTERED.get(name) or _loaded(name)[0]
     if found is not None:
         return found
     known = ", ".join(names())
@@ -91,6 +110,8 @@ def executor(name: str) -> Executor:
     found = _EXECUTORS.get(name)
     if found is not None:
         return found
+    if name not in BACKENDS and name in _own():
+        return _EXECUTORS.get(name) or _loaded(name)[1]
     where = row(name)
     with _LOCK:
         if name not in _EXECUTORS:
@@ -125,7 +146,7 @@ def available(name: str) -> str | None:
     """None if `name` can be used, as far as is known without importing it; else the sentence why not."""
     if name in _READY:
         return None
-    return _missing(row(name)) or _BROKEN.get(name)
+    return _missing(row(name)) or _BROKEN.get(name) or executor(name).unusable()
 
 
 def imported(name: str) -> bool:
@@ -201,38 +222,94 @@ def print_backend_info(file: TextIO | None = None) -> None:
 def register_backend(name: str, executor: Executor | type[Executor], *, replace: bool = False) -> None:
     """Add a backend of your own to this process, as an `Executor` subclass or an instance of one.
 
+    Beside the contract, two attributes are read where they are there: `library`, the import name of what it needs
+    (missing where that cannot be found), and `import_s`, the typical seconds of importing that.
+    A package that offers a backend to every process names the class as an entry point of "pointsman.backends".
+
     Raises
     ------
     TypeError : it is no Executor, leaves a method out, or its attributes are of the wrong type.
     ValueError : the name is taken (pass ``replace=True`` for one of your own) or is not a plain lower-case word.
     """
-    if not isinstance(name, str) or not name.isidentifier() or name != name.lower():
-        raise ValueError(f"a backend's name is a lower-case word such as 'cunumeric', not {name!r}")
+    wrong = wrong_name(name)
+    if wrong is not None:
+        raise ValueError(wrong)
     if name in list(BackendType):
         raise ValueError(f"{str(name)!r} is a built-in name and stays what it is; choose another")
-    if name in _REGISTERED and not replace:
-        raise ValueError(f"a backend called {name!r} is registered already; pass replace=True to replace it")
+    if name in _own() and not replace:
+        by = f" by {_OFFERED[name].package}" if name in _OFFERED else ""
+        raise ValueError(f"a backend called {name!r} is registered already{by}; pass replace=True to replace it")
     found = _validated(name, executor)
     with _LOCK:
         _forget(name)
-        library = str(getattr(found, "library", ""))
-        _REGISTERED[name] = Row("", "", (found.__doc__ or "registered here").strip().splitlines()[0], library, 0.0)
+        _REGISTERED[name] = _row_of(found, "registered here")
         _EXECUTORS[name] = found
-        forget_types()
+        _changed()
 
 
 def unregister_backend(name: str) -> None:
     """Take a backend of your own out again; a ValueError lists those that there are."""
-    if name not in _REGISTERED:
-        raise ValueError(f"no registered backend is called {name!r}; there are: {', '.join(_REGISTERED) or 'none'}")
+    if name not in _own():
+        raise ValueError(f"no registered backend is called {name!r}; there are: {', '.join(_own()) or 'none'}")
     with _LOCK:
         _forget(name)
-        forget_types()
+        _changed()
+
+
+def _changed() -> None:
+    forget_types()
+    for listener in _LISTENERS:
+        listener()
 
 
 def _forget(name: str) -> None:
-    for known in (_REGISTERED, _EXECUTORS, _READY, _BROKEN, _MEASURED_S):
+    for known in (_REGISTERED, _OFFERED, _EXECUTORS, _READY, _BROKEN, _MEASURED_S):
         known.pop(name, None)
+
+
+def _own() -> dict[str, Row | None]:
+    """A user's own backends; the first look goes through the installed packages, whose modules it leaves alone."""
+    if not _LOOKED:
+        with _LOCK:
+            if not _LOOKED:
+                found, complaints = offers(list(BackendType))
+                _OFFERED.update(found)
+                for name in found:
+                    _REGISTERED.setdefault(name, None)
+                _LOOKED.append(True)
+                for complaint in complaints:
+                    warnings.warn(complaint, stacklevel=3)
+    return _REGISTERED
+
+
+def _loaded(name: str) -> tuple[Row, Executor]:
+    """The line and the executor of a backend that an installed package offers; its module is loaded, now."""
+    offer = _OFFERED[name]
+    reason = offer.problem
+    if not reason:
+        # Without the lock: the module may ask the registry in turn, and another thread may be importing it already.
+        try:
+            found = _validated(name, offer.load())
+            line = _row_of(found, "", f" [{offer.package}]")
+            found.unusable(), found.devices(), found.version()
+        except Exception as error:
+            reason = offer.why_broken(error)
+    if reason:
+        found = Broken(name, reason)
+        line = Row("", "", f"offered by {offer.package}", "", 0.0)
+        if offer.half_imported:  # its own code decides something while it is being imported: not for good
+            return line, found
+    with _LOCK:
+        if _REGISTERED.get(name) is None:
+            _REGISTERED[name], _EXECUTORS[name] = line, found
+            _changed()
+        return _REGISTERED[name] or line, _EXECUTORS[name]
+
+
+def _row_of(found: Executor, otherwise: str, more: str = "") -> Row:
+    """The line of a user's own backend, read off its class."""
+    hint = (found.__doc__ or otherwise).strip().partition("\n")[0]
+    return Row("", "", hint + more, str(getattr(found, "library", "")), float(getattr(found, "import_s", 0.0)))
 
 
 def _validated(name: str, given: Executor | type[Executor]) -> Executor:

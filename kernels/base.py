@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,12 @@ import numpy as np
 from ..selector.operations import Operation
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+Mistake = tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]
+"""Wrong arguments (args, kwargs), the error that they are, and a regular expression for its message."""
+
+
+def _same(dtype: str) -> str:
+    return dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +31,10 @@ class Kernel(Operation):
     sample : ``sample(rng, size, dtype) -> (args, kwargs)``: NumPy inputs whose first operand has about `size` elements.
     cases : names -> ``case(rng, dtype) -> (args, kwargs)``: further inputs a user would try (modes, 2-D, odd sizes).
     validate : raises ValueError or TypeError for wrong arguments, the same for every variant; cheap, shapes only.
+    wrong : what `validate` must refuse, and how.
+    result_dtype : dtype of the operands -> dtype of the result; the same unless said.
+    adjoint : of a linear operation: ``adjoint(call, args, kwargs, y)`` is its adjoint in the first operand applied to
+        `y`, made from ``call(args, kwargs)``; None where it is not linear.
     nan_policy : what a NaN in the input does, as documented: "propagates" (anywhere it mathematically reaches).
     """
 
@@ -34,6 +44,9 @@ class Kernel(Operation):
     sample: Callable[[np.random.Generator, int, str], Arguments]
     cases: Mapping[str, Callable[[np.random.Generator, str], Arguments]]
     validate: Callable[..., None]
+    wrong: Sequence[Mistake]
+    result_dtype: Callable[[str], str] = _same
+    adjoint: Callable[..., Any] | None = None
     nan_policy: str = "propagates"
 
     def __post_init__(self) -> None:

@@ -173,6 +173,14 @@ def _pair(x: tuple[int, ...], k: tuple[int, ...], mode: str) -> Callable[[np.ran
     return lambda rng, dtype: ((_random(rng, x, dtype), _random(rng, k, dtype)), {"mode": mode})
 
 
+def _adjoint(call: Callable[..., Any], args: tuple[Any, ...], _: dict[str, Any], y: Array) -> Array:
+    x, k = args
+    back = call((y, np.flip(k).copy()), {"mode": "full"})
+    window_of_x: Array = back[tuple(slice(m - 1, m - 1 + n) for m, n in zip(k.shape, x.shape, strict=True))]
+    return window_of_x
+
+
+_X = np.ones(8)
 _FFT: dict[str, Any] = {"workspace": _fft_workspace}
 _TORCH_DIRECT = torch_variants("torch/direct", load_torch, work=_direct_work)
 
@@ -210,4 +218,13 @@ OPERATION = Kernel(
         "size one": _pair((1,), (1,), "full"),
     },
     validate=_validate,
+    wrong=(
+        ((_X, np.ones((3, 4))), {}, ValueError, r"one axis, or two where x has two; got shapes \(8,\) and \(3, 4\)"),
+        ((_X, np.ones((2, 2, 2))), {}, ValueError, "k must have one axis"),
+        ((_X, _X[:0]), {}, ValueError, "k must have at least one sample"),
+        ((_X[:0], _X), {}, ValueError, "x must have at least one sample"),
+        ((_X, _X), {"mode": "valid"}, ValueError, "'full', 'same'; got 'valid'"),
+        ((_X, _X.astype(complex)), {}, TypeError, "one dtype; got x float64, k complex128"),
+    ),
+    adjoint=_adjoint,
 )

@@ -261,4 +261,14 @@ OPERATION = Kernel(
         "size one": _noise(1, order=0.5, step=0.25),
     },
     validate=_validate,
+    wrong=(
+        ((np.ones(8),), {"order": 2.5}, ValueError, "between -2 and 2; got 2.5"),
+        ((np.ones(8),), {"order": math.nan}, ValueError, "got nan"),
+        ((np.ones(8),), {"order": "half"}, TypeError, "order must be a real number; got 'half'"),
+        ((np.ones(8),), {"order": 0.5, "step": 0.0}, ValueError, "step must be positive and finite; got 0.0"),
+        ((np.ones(8),), {"order": 0.5, "step": math.inf}, ValueError, "got inf"),
+        ((np.ones(8, complex),), {"order": 0.5}, TypeError, "got complex128"),
+        ((np.array(1.0),), {"order": 0.5}, ValueError, "at least 1 axes"),
+    ),
+    adjoint=lambda call, _, kwargs, y: call((y[::-1].copy(),), kwargs)[::-1],
 )

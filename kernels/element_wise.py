@@ -24,8 +24,9 @@ import numpy as np
 
 from ..executors import buffers
 from ..executors.base import Parameters, Shapes, Variant
+from ..selector.portable import Portable
 from .base import Arguments, Kernel
-from .binding import numba_variant, xp_variant
+from .binding import numba_variant
 from .checks import need_array
 
 Array = np.ndarray[Any, Any]
@@ -108,11 +109,8 @@ OPERATION = Kernel(
         Variant("numpy", "numpy", lambda: _on_numpy, threads=1),
         numba_variant("numba", _build, _scalar_as_numpy),
         numba_variant("numba/parallel", _build, _scalar_as_numpy),
-        xp_variant("torch", _fused),
-        xp_variant("torch/1-thread", _fused, threads=1),
-        xp_variant("jax", _fused),
-        xp_variant("torch@cuda:0", _fused),
     ),
+    portable=Portable(_fused, one_thread=True),
     work=_work,
     bytes=_bytes,
     reference=_reference,
@@ -126,4 +124,8 @@ OPERATION = Kernel(
         "size one": lambda rng, dtype: ((rng.uniform(-3, 3, 1).astype(dtype),), {}),
     },
     validate=_validate,
+    wrong=(
+        ((np.ones(8, complex),), {}, TypeError, "got complex128"),
+        ((3.0,), {}, TypeError, "must be an array; got float"),
+    ),
 )

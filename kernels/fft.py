@@ -142,4 +142,15 @@ OPERATION = Kernel(
         "size one": lambda rng, dtype: ((_random(rng, (1,), dtype),), {}),
     },
     validate=_validate,
+    wrong=(
+        (([1.0, 2.0],), {}, TypeError, "x must be an array; got list"),
+        ((np.array(1.0),), {}, ValueError, "at least 1 axes"),
+        ((np.ones((3, 0)),), {}, ValueError, r"at least one sample .* got shape \(3, 0\)"),
+        ((np.ones(8),), {"n": 0}, ValueError, "n must be None or a whole number of at least 1; got 0"),
+        ((np.ones(8),), {"n": 2.5}, ValueError, "got 2.5"),
+        ((np.ones(8),), {"norm": "orthogonal"}, ValueError, "None, 'backward', 'ortho', 'forward'; got 'orthogonal'"),
+        ((np.ones(8, "float16"),), {}, TypeError, "got float16"),
+    ),
+    result_dtype=lambda dtype: np.result_type(dtype, np.complex64).name,
+    adjoint=lambda call, _, kwargs, y: np.conj(call((np.conj(y),), kwargs)),
 )

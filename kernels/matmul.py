@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from ..executors.base import Parameters, Shapes, Variant
+from ..selector.portable import Portable
 from .base import Arguments, Kernel
-from .binding import xp_variant
 from .checks import INEXACT, need_array, need_same_dtype
 
 Array = np.ndarray[Any, Any]
@@ -89,16 +89,13 @@ def _sample(rng: np.random.Generator, size: int, dtype: str) -> Arguments:
     return (_random(rng, (n, n), dtype), _random(rng, (n, n), dtype)), {}
 
 
+_X, _M = np.ones(8), np.ones((3, 4))
+
 OPERATION = Kernel(
     name="matmul",
     summary="matrix product, batched: (..., m, k) x (..., k, n)",
-    variants=(
-        Variant("numpy", "numpy", lambda: np.matmul),
-        xp_variant("torch", _product),
-        xp_variant("torch/1-thread", _product, threads=1),
-        xp_variant("jax", _product),
-        xp_variant("torch@cuda:0", _product),
-    ),
+    variants=(Variant("numpy", "numpy", lambda: np.matmul),),
+    portable=Portable(_product, one_thread=True),
     work=_work,
     bytes=_bytes,
     reference=_reference,
@@ -113,4 +110,12 @@ OPERATION = Kernel(
         "size one": lambda rng, dtype: ((_random(rng, (1, 1), dtype), _random(rng, (1, 1), dtype)), {}),
     },
     validate=_validate,
+    wrong=(
+        ((_X, _X), {}, ValueError, r"a must have at least 2 axes; got shape \(8,\)"),
+        ((_M, _M), {}, ValueError, r"must agree; got shapes \(3, 4\) and \(3, 4\)"),
+        ((np.ones((2, 3, 4)), np.ones((5, 4, 3))), {}, ValueError, "leading axes of a and b must broadcast"),
+        ((_M, np.ones((4, 3), "float32")), {}, TypeError, "one dtype; got a float64, b float32"),
+        ((_M, np.ones((4, 3), int)), {}, TypeError, "b must have dtype float32 or .* got int64"),
+    ),
+    adjoint=lambda call, args, kwargs, y: call((y, args[1].T), kwargs),
 )

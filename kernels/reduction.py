@@ -25,8 +25,9 @@ import numpy as np
 
 from ..executors import buffers
 from ..executors.base import Parameters, Shapes, Variant
+from ..selector.portable import Portable
 from .base import Arguments, Kernel
-from .binding import numba_variant, xp_variant
+from .binding import numba_variant
 from .checks import need_array
 
 Array = np.ndarray[Any, Any]
@@ -122,10 +123,8 @@ OPERATION = Kernel(
         Variant("numpy/dot", "numpy", lambda: _blas, threads=1, accuracy={"float32": 2e-6, "float64": 2e-14}),
         numba_variant("numba", _build, _scalar, reorder=True),
         numba_variant("numba/parallel", _build, _scalar, reorder=True),
-        xp_variant("torch", _in_steps),
-        xp_variant("jax", _in_steps),
-        xp_variant("torch@cuda:0", _in_steps),
     ),
+    portable=Portable(_in_steps, one_thread=True),
     work=_work,
     bytes=_bytes,
     reference=_reference,
@@ -141,4 +140,8 @@ OPERATION = Kernel(
         "size one": lambda rng, dtype: ((rng.standard_normal(1).astype(dtype),), {}),
     },
     validate=_validate,
+    wrong=(
+        ((np.ones(8, complex),), {}, TypeError, "got complex128"),
+        ((np.ones(3, int),), {}, TypeError, "got int64"),
+    ),
 )

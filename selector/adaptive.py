@@ -9,7 +9,7 @@ import inspect
 import pickle
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from types import CodeType
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
@@ -22,6 +22,7 @@ from .arguments import all_leaves
 from .decision import Decision
 from .dispatch import Dispatcher
 from .operations import Operation
+from .portable import Portable
 from .request import Request
 from .selector import IntelligentBackendSelector
 from .shared import default_selector
@@ -48,9 +49,8 @@ class Adaptive(Generic[P, R]):
         self.name = name or operation_name(function)
         self._own = selector
         self._deterministic, self._rerun = deterministic, rerun
-        variants = tuple(_variant(function, backend, pure) for backend in _array_backends())
-        self._operation = Operation(name=self.name, variants=variants, protected=protected)
-        operations.register(self._operation)
+        self._declared = Operation(name=self.name, portable=Portable(function, pure=pure), protected=protected)
+        operations.register(self._declared)
         self._made: Dispatcher | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -79,14 +79,15 @@ class Adaptive(Generic[P, R]):
         registry.row(backend)
 
         def add(function: F) -> F:
-            load = functools.partial(_compiled, function) if backend == "numba" else lambda: function
-            gradients = registry.executor(backend).capabilities.gradients
+            executor = registry.executor(backend)
+            load = functools.partial(executor.adopt, function)
+            gradients = executor.capabilities.gradients
             added = Variant(name=name or backend, backend=backend, load=load, gradients=gradients)
-            kept = tuple(v for v in self._operation.variants if v.name != added.name)
-            self._operation = Operation(name=self.name, variants=(*kept, added), protected=self._operation.protected)
-            operations.register(self._operation)
+            kept = tuple(v for v in self._declared.variants if v.name != added.name)
+            self._declared = replace(self._declared, variants=(*kept, added))
+            operations.register(self._declared)
             if self._made is not None:
-                self._made.replace(self._operation)
+                self._made.replace(self.operation)
             return function
 
         return add
@@ -94,13 +95,13 @@ class Adaptive(Generic[P, R]):
     @property
     def operation(self) -> Operation:
         """The operation as the selector sees it."""
-        return self._operation
+        return operations.spread(self._declared)
 
     def _dispatcher(self) -> Dispatcher:
         if self._made is None:
             selector = self._own or default_selector()
             made = _OwnDispatcher(
-                self._operation, selector._engine, original=self._original,
+                self.operation, selector._engine, original=self._original,
                 deterministic=self._deterministic, rerun=self._rerun,
             )  # fmt: skip
             selector.adopt(made)
@@ -136,7 +137,7 @@ class Adaptive(Generic[P, R]):
         return self
 
     def __repr__(self) -> str:
-        return f"<adaptive {self.name}: {', '.join(v.name for v in self._operation.variants)}>"
+        return f"<adaptive {self.name}: {', '.join(v.name for v in self.operation.variants)}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,31 +256,13 @@ def _constant(value: Any) -> str:
     return f"frozenset({sorted(map(repr, value))})" if isinstance(value, frozenset) else repr(value)
 
 
-def _array_backends() -> list[str]:
-    """Backends whose arrays a function written against the array API can compute on."""
-    return [name for name, _ in registry.array_backends() if registry.executor(name).kind == name]
-
-
-def _variant(function: Callable[..., Any], backend: str, pure: bool) -> Variant:
-    def load() -> Callable[..., Any]:
-        bound = functools.partial(function, xp=registry.executor(backend).namespace())
-        if pure and backend == "jax":
-            import jax
-
-            return cast(Callable[..., Any], jax.jit(bound))
-        return bound
-
-    return Variant(
-        name=backend, backend=backend, load=load, gradients=registry.executor(backend).capabilities.gradients
-    )
-
-
 def _namespace_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The namespace of the first array that brings one; NumPy's for masked arrays, labelled arrays and the like."""
     for value in all_leaves(args, kwargs):
         library = conversion.library_of(value)
-        if library in ("torch", "jax"):
-            return registry.executor(library).namespace()
+        owner = registry.of_kind(library) if library not in (None, "numpy") else None
+        if owner is not None:
+            return owner.namespace()
         if conversion.kind_of(value) == "foreign" and not isinstance(value, np.ndarray):
             namespace = getattr(value, "__array_namespace__", None)
             if namespace is not None:
@@ -313,16 +296,6 @@ def _place_of_xp(function: Callable[..., Any]) -> int:
         f"@adaptive: {function.__qualname__} takes no `xp`; give it the keyword xp=None and compute with xp.sum, "
         "xp.fft and so on, so that it can run on every backend"
     )
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` compiled by Numba, unless it is already."""
-    import numba
-
-    if hasattr(function, "signatures"):
-        return function
-    compiled: Callable[..., Any] = numba.njit(nogil=True)(function)
-    return compiled
 
 
 def _find(module: str, qualname: str) -> Any:

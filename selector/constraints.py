@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -56,23 +56,30 @@ class Machine:
 def variants_of(operation: Operation | None, devices: tuple[str, ...]) -> list[Variant]:
     """Every variant in canonical order; an operation without variants of its own has one per array backend."""
     if operation is not None:
-        base: Iterable[Variant] = operation.variants
+        out = list(operation.variants)
     else:
-        base = (
-            Variant(name=name, backend=name, load=_no_function, gradients=capable.gradients)
-            for name, capable in registry.array_backends()
-        )
-    out = list(base)
+        out = [_bare(name, capable) for name, capable in registry.array_backends()]
     names = {v.name for v in out}
-    return out + [
-        replace(v, name=f"{v.name}@{device}", device=device)
-        for device in devices
-        for v in out
-        if v.device == "cpu"
-        and v.threads is None
-        and f"{v.name}@{device}" not in names
-        and "cuda" in registry.executor(v.backend).capabilities.devices
-    ]
+    for device in devices:
+        for v in list(out):
+            name = f"{v.name.partition('@')[0]}@{device}"
+            if name not in names and v.threads is None and _moves(v):
+                names.add(name)
+                out.append(replace(v, name=name, device=device))
+    return out
+
+
+def _bare(name: str, capable: Capabilities) -> Variant:
+    """A backend as a variant of an operation whose functions are the caller's."""
+    device = "cpu" if "cpu" in capable.devices else f"{capable.devices[0]}:0"
+    at = "" if device == "cpu" else f"@{device}"
+    return Variant(f"{name}{at}", name, _no_function, device=device, gradients=capable.gradients)
+
+
+def _moves(variant: Variant) -> bool:
+    """Whether its function runs on an accelerator as soon as its arrays lie there."""
+    capable = registry.executor(variant.backend).capabilities
+    return "cuda" in capable.devices and not capable.device_bound
 
 
 def why_not(
@@ -86,11 +93,11 @@ def why_not(
         return f"disabled by {settings.origin.get('disable', 'settings')}"
     if restrict is not None and not matches(variant, restrict):
         return f"{restrict!r} is required"
-    if variant.device != "cpu" and variant.device not in machine.devices(settings):
-        return f"there is no usable {variant.device} here"
     missing = registry.available(variant.backend)
     if missing is not None:
         return missing
+    if variant.device != "cpu" and variant.device not in machine.devices(settings):
+        return f"there is no usable {variant.device} here"
     if variant.device != "cpu" and variant.device not in machine.reachable(variant.backend):
         return f"{variant.backend} as installed here cannot use {variant.device}"
     executor = registry.executor(variant.backend)

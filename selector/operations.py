@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ..executors import registry
 from ..executors.base import Cost, Variant
+from .portable import Portable, with_derived
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,13 +23,16 @@ class Operation:
     ----------
     name : how workloads and the history refer to it.
     variants : ways to compute it, in canonical order; the first is the default and needs nothing but the base install.
+        Of an operation that `find` gives, those derived from `portable` are among them.
+    portable : one array-API implementation, from which a variant is derived for every backend with arrays of its own.
     work : elementary operations of one call, as a function of shapes and parameters; None: elements are counted.
     bytes : operands and result in bytes at 8 bytes an element; None: operands twice over.
     protected : never explored in line.
     """
 
     name: str
-    variants: tuple[Variant, ...]
+    variants: tuple[Variant, ...] = ()
+    portable: Portable | None = None
     work: Cost | None = None
     bytes: Cost | None = None
     protected: bool = False
@@ -41,7 +46,8 @@ class Operation:
         raise ValueError(f"operation {self.name!r} has no variant {name!r}; it has: {known}")
 
 
-_KNOWN: dict[str, Operation] = {}
+_DECLARED: dict[str, Operation] = {}
+_KNOWN: dict[str, Operation] = {}  # with the variants that their portable implementation gives
 _PROVIDED: dict[str, str] = {}
 
 
@@ -52,17 +58,33 @@ def provide(table: Mapping[str, str]) -> None:
 
 def register(operation: Operation) -> None:
     """Make `operation` known by its name, replacing an earlier one of that name (a notebook redefines functions)."""
-    _KNOWN[operation.name] = operation
+    _DECLARED[operation.name] = operation
+    _KNOWN.pop(operation.name, None)
 
 
 def find(name: str) -> Operation | None:
     """The operation called `name`, or None: any name is legal, an unknown one simply has no variants of its own."""
     found = _KNOWN.get(name)
-    if found is None and name in _PROVIDED:
-        found = _KNOWN[name] = importlib.import_module(_PROVIDED[name]).OPERATION
+    if found is None:
+        declared = _DECLARED.get(name)
+        if declared is None:
+            if name not in _PROVIDED:
+                return None
+            declared = _DECLARED[name] = importlib.import_module(_PROVIDED[name]).OPERATION
+        found = _KNOWN[name] = spread(declared)
     return found
+
+
+def spread(operation: Operation) -> Operation:
+    """`operation` with a variant for every backend that its portable implementation runs on."""
+    if operation.portable is None:
+        return operation
+    return replace(operation, variants=with_derived(operation.variants, operation.portable))
 
 
 def names() -> list[str]:
     """Names that have variants of their own, built-in ones first."""
-    return [*_PROVIDED, *(name for name in _KNOWN if name not in _PROVIDED)]
+    return [*_PROVIDED, *(name for name in _DECLARED if name not in _PROVIDED)]
+
+
+registry.on_change(_KNOWN.clear)

@@ -156,10 +156,11 @@ def feed(clock: Clock) -> Callable[..., list[Outcome]]:
 
 @pytest.fixture(autouse=True)
 def _operations_as_found() -> Iterator[None]:
-    before = dict(operations._KNOWN)
+    before = dict(operations._DECLARED)
     yield
+    operations._DECLARED.clear()
+    operations._DECLARED.update(before)
     operations._KNOWN.clear()
-    operations._KNOWN.update(before)
 
 
 @pytest.fixture

@@ -222,7 +222,7 @@ def test_closures_of_one_factory_share_a_name_and_not_what_they_compute(selector
         assert (twice(x)[0], thrice(x)[0]) == (2.0, 3.0)
         assert (twice.bind(x)(x)[0], thrice.bind(x)(x)[0]) == (2.0, 3.0)
     assert twice.variant("numba")(lambda x: x * 20.0) is not None
-    assert [v.name for v in thrice.operation.variants] == list(BACKENDS)
+    assert [v.name for v in thrice.operation.variants if v.device == "cpu"] == list(BACKENDS)
     with settings.use("numpy"):
         assert thrice(np.ones(5))[0] == 3.0
 
