@@ -7,13 +7,14 @@ FOLDERS := api kernels selector executors telemetry
 MEMBERS := $(sort $(shell find $(FOLDERS) -type f -not -path '*/__pycache__/*'))
 CHECKED := $(FOLDERS) tests benchmarks
 
-.PHONY: help demo test check bench gpu soak wheel wheel-test clean FORCE
+.PHONY: help demo test check bench priors gpu soak wheel wheel-test clean FORCE
 
 help:
 	@echo "make demo        install, then run a mixed stream of real work and watch the choices being learned"
 	@echo "make test        install, then run the tests"
 	@echo "make check       ruff, mypy --strict, import floors"
 	@echo "make bench       what choosing costs, and what it gains"
+	@echo "make priors      measure the curves that the package ships with; OPERATIONS=sort,fft for some of them"
 	@echo "make soak        the tests that take minutes"
 	@echo "make gpu         the tests that need a CUDA device"
 	@echo "make wheel-test  build the wheel and test it, installed apart from the sources"
@@ -36,6 +37,9 @@ check: $(ENV)
 
 bench: $(ENV)
 	$(PY) -m benchmarks
+
+priors: $(ENV)
+	$(PY) -m benchmarks.priors --out selector/priors.json $(if $(OPERATIONS),--operations $(OPERATIONS))
 
 gpu: $(ENV)
 	$(PY) -m pytest -q -m gpu

@@ -26,10 +26,11 @@ if TYPE_CHECKING:
         register_backend,
     )
     from pointsman.executors.table import BackendType
-    from pointsman.kernels.run import run
+    from pointsman.kernels.run import bind, run
     from pointsman.selector.adaptive import adaptive
     from pointsman.selector.decision import Decision
-    from pointsman.selector.operations import Operation
+    from pointsman.selector.operations import Operation, register_operation
+    from pointsman.selector.portable import Portable
     from pointsman.selector.selector import IntelligentBackendSelector
     from pointsman.selector.settings import configure, use
     from pointsman.selector.shared import (
@@ -56,10 +57,12 @@ __all__ = [
     "NoCandidateError",
     "Operation",
     "PointsmanError",
+    "Portable",
     "UnsupportedError",
     "Variant",
     "WorkloadCharacteristics",
     "adaptive",
+    "bind",
     "configure",
     "convert",
     "default_selector",
@@ -68,6 +71,7 @@ __all__ = [
     "list_backends",
     "print_backend_info",
     "register_backend",
+    "register_operation",
     "run",
     "select_backend",
     "select_optimal_backend",
@@ -86,10 +90,12 @@ _HOMES = {
     "NoCandidateError": "executors.errors",
     "Operation": "selector.operations",
     "PointsmanError": "executors.errors",
+    "Portable": "selector.portable",
     "UnsupportedError": "executors.errors",
     "Variant": "executors.base",
     "WorkloadCharacteristics": "selector.workload",
     "adaptive": "selector.adaptive",
+    "bind": "kernels.run",
     "configure": "selector.settings",
     "convert": "executors.conversion",
     "default_selector": "selector.shared",
@@ -98,6 +104,7 @@ _HOMES = {
     "list_backends": "executors.registry",
     "print_backend_info": "executors.registry",
     "register_backend": "executors.registry",
+    "register_operation": "selector.operations",
     "run": "kernels.run",
     "select_backend": "selector.shared",
     "select_optimal_backend": "selector.shared",

@@ -1,6 +1,7 @@
 """Measure what every built-in variant costs on this machine: the curves that the package ships with.
 
-    python -m benchmarks.priors --out selector/priors.json --budget 200
+    make priors                            every operation
+    make priors OPERATIONS=sort,softmax    only these; the curves of the others stay
 
 NumPy arrays in, NumPy arrays out, conversion included, as the executors do it; libraries are imported before the
 clock starts. Variants take turns within a size. A result is checked before its times count: against the float64
@@ -38,15 +39,6 @@ LONGEST_S = 0.5  # a call that is expected to take longer is not made
 REFERENCE_MOST = 10_000  # elements up to which the reference, quadratic in places, is affordable
 PASSES = 3
 SAMPLE_S, SAMPLES = 3e-5, 21  # shortest sample worth timing; most samples of one cell
-
-
-def spread_out(kernel: Kernel, size: int, dtype: str) -> Arguments:
-    """Inputs with more axes, for variants that do not take the plain sample."""
-    rng = np.random.default_rng(size)
-    if kernel.name == "fft":
-        return (rng.standard_normal((16, max(1, size // 16))).astype(dtype),), {}
-    side, taps = max(1, round(math.sqrt(size))), max(1, round(size**0.25))
-    return (rng.standard_normal((side, side)).astype(dtype), rng.standard_normal((taps, taps)).astype(dtype)), {}
 
 
 @functools.cache
@@ -145,7 +137,8 @@ def _one_size(name: str, dtype: str, size: int, curves: dict[tuple[str, str, str
     """Measure the variants that can afford this size, in turns."""
     kernel = _kernel(name)
     plain = kernel.sample(np.random.default_rng(size), size, dtype)
-    groups: list[tuple[Arguments, list[str]]] = [(plain, []), (spread_out(kernel, size, dtype), [])]
+    stacked = (kernel.stack or kernel.sample)(np.random.default_rng(size), size, dtype)
+    groups: list[tuple[Arguments, list[str]]] = [(plain, []), (stacked, [])]
     for variant in _on_cpu(name):
         supports = kernel.variant(variant).supports
         fits = supports is None or supports(tuple(a.shape for a in plain[0]), plain[1]) is None
@@ -214,9 +207,15 @@ def main(argv: list[str] | None = None) -> int:
     sizes = [size for size in SIZES if size <= options.most]
     with tempfile.TemporaryDirectory() as cache:
         os.environ["NUMBA_CACHE_DIR"] = cache  # an empty one: a first call's price is to be seen
-        for backend in registry.names():
-            registry.ensure(backend)
+        for backend in dict.fromkeys(variant.backend for name in names for variant in _kernel(name).variants):
+            if registry.available(backend) is None:
+                registry.ensure(backend)
         curves = measure(names, sizes, options.budget, lambda line: print(line, file=sys.stderr))
+    if options.out.exists():  # curves of what was not measured now are kept, where what they are of is still there
+        old = json.loads(options.out.read_text(encoding="utf-8"))["curves"]
+        curves = {**{key: curve for key, curve in old.items() if key.split("|")[0] not in names}, **curves}
+    order = [f"{name}|{variant}|{dtype}" for name in KERNELS for variant in _on_cpu(name) for dtype in DTYPES]
+    curves = {key: curves[key] for key in order if key in curves}
     lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(curve)}" for key, curve in curves.items())
     head = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in machine().items())
     options.out.write_text(f'{{\n{head},\n "curves": {{\n{lines}\n }}\n}}\n', encoding="utf-8")

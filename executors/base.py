@@ -159,7 +159,7 @@ class Executor(ABC):
         return function
 
     def compile(self, function: Callable[..., Any], static: Sequence[str] = ()) -> Callable[..., Any]:
-        """Compile a function of nothing but its arguments, where that helps; `static` names those that are no arrays."""
+        """Compile a function of nothing but its arguments where that helps; `static` names those that are no array."""
         return self.adopt(function)
 
     def prepare(self, function: Callable[..., Any], variant: Variant) -> Callable[..., Any]:

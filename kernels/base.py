@@ -29,6 +29,7 @@ class Kernel(Operation):
     reference : float64 (complex128) NumPy implementation, the most accurate one, not the fastest.
     tolerances : dtype -> largest error of any admitted variant, relative to the largest reference magnitude.
     sample : ``sample(rng, size, dtype) -> (args, kwargs)``: NumPy inputs whose first operand has about `size` elements.
+    stack : like `sample`, with more axes, for variants that do not take the plain one; None where all do.
     cases : names -> ``case(rng, dtype) -> (args, kwargs)``: further inputs a user would try (modes, 2-D, odd sizes).
     validate : raises ValueError or TypeError for wrong arguments, the same for every variant; cheap, shapes only.
     wrong : what `validate` must refuse, and how.
@@ -45,6 +46,7 @@ class Kernel(Operation):
     cases: Mapping[str, Callable[[np.random.Generator, str], Arguments]]
     validate: Callable[..., None]
     wrong: Sequence[Mistake]
+    stack: Callable[[np.random.Generator, int, str], Arguments] | None = None
     result_dtype: Callable[[str], str] = _same
     adjoint: Callable[..., Any] | None = None
     nan_policy: str = "propagates"

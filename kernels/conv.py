@@ -169,6 +169,11 @@ def _sample(rng: np.random.Generator, size: int, dtype: str) -> Arguments:
     return (_random(rng, (n,), dtype), _random(rng, (max(1, round(math.sqrt(n))),), dtype)), {}
 
 
+def _image(rng: np.random.Generator, size: int, dtype: str) -> Arguments:
+    side, taps = max(1, round(math.sqrt(size))), max(1, round(size**0.25))
+    return (_random(rng, (side, side), dtype), _random(rng, (taps, taps), dtype)), {}
+
+
 def _pair(x: tuple[int, ...], k: tuple[int, ...], mode: str) -> Callable[[np.random.Generator, str], Arguments]:
     return lambda rng, dtype: ((_random(rng, x, dtype), _random(rng, k, dtype)), {"mode": mode})
 
@@ -206,6 +211,7 @@ OPERATION = Kernel(
     reference=_reference,
     tolerances={"float32": 5e-6, "float64": 1e-14, "complex64": 5e-6, "complex128": 1e-14},
     sample=_sample,
+    stack=_image,
     cases={
         "same, odd": _pair((40,), (7,), "same"),
         "same, even": _pair((41,), (8,), "same"),

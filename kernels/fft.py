@@ -133,6 +133,7 @@ OPERATION = Kernel(
     reference=_reference,
     tolerances={"float32": 2e-6, "float64": 1e-14, "complex64": 2e-6, "complex128": 1e-14},
     sample=_sample,
+    stack=lambda rng, size, dtype: ((_random(rng, (16, max(1, size // 16)), dtype),), {}),
     cases={
         "batched": lambda rng, dtype: ((_random(rng, (3, 4, 30), dtype),), {}),
         "padded": lambda rng, dtype: ((_random(rng, (2, 10), dtype),), {"n": 16}),

@@ -50,7 +50,7 @@ class Adaptive(Generic[P, R]):
         self._own = selector
         self._deterministic, self._rerun = deterministic, rerun
         self._declared = Operation(name=self.name, portable=Portable(function, pure=pure), protected=protected)
-        operations.register(self._declared)
+        operations.register_operation(self._declared)
         self._made: Dispatcher | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -85,7 +85,7 @@ class Adaptive(Generic[P, R]):
             added = Variant(name=name or backend, backend=backend, load=load, gradients=gradients)
             kept = tuple(v for v in self._declared.variants if v.name != added.name)
             self._declared = replace(self._declared, variants=(*kept, added))
-            operations.register(self._declared)
+            operations.register_operation(self._declared)
             if self._made is not None:
                 self._made.replace(self.operation)
             return function

@@ -56,8 +56,11 @@ def provide(table: Mapping[str, str]) -> None:
     _PROVIDED.update(table)
 
 
-def register(operation: Operation) -> None:
-    """Make `operation` known by its name, replacing an earlier one of that name (a notebook redefines functions)."""
+def register_operation(operation: Operation) -> None:
+    """Make `operation` known by its name, replacing an earlier one of that name (a notebook redefines functions).
+
+    `pointsman.run`, `explain` and workloads of that name then choose among its variants.
+    """
     _DECLARED[operation.name] = operation
     _KNOWN.pop(operation.name, None)
 

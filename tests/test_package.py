@@ -16,8 +16,8 @@ from pointsman.executors.table import BACKENDS
 
 PUBLIC = """
 BackendType BackendUnavailableError Capabilities Decision Executor Failure HistoryWarning IntelligentBackendSelector
-NoCandidateError Operation PointsmanError UnsupportedError Variant WorkloadCharacteristics adaptive configure convert
-default_selector flush get_backend list_backends print_backend_info register_backend run select_backend
+NoCandidateError Operation PointsmanError Portable UnsupportedError Variant WorkloadCharacteristics adaptive bind configure convert
+default_selector flush get_backend list_backends print_backend_info register_backend register_operation run select_backend
 select_optimal_backend use
 """.split()  # noqa: SIM905 (quotes around each would bury the names)
 

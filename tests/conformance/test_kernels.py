@@ -62,11 +62,11 @@ def supported(name, variant, args, kwargs):
 
 
 def suitable(name, variant, size, dtype):
-    """A sample, or a case with more axes for variants that need them."""
-    args, kwargs = OPERATIONS[name].sample(np.random.default_rng(size), size, dtype)
+    """A sample; one with more axes for variants that need them."""
+    kernel = OPERATIONS[name]
+    args, kwargs = kernel.sample(np.random.default_rng(size), size, dtype)
     if not supported(name, variant, args, kwargs):
-        drawn = (case(np.random.default_rng(size), dtype) for case in OPERATIONS[name].cases.values())
-        args, kwargs = next(given for given in drawn if given[0][0].size > 1 and supported(name, variant, *given))
+        args, kwargs = kernel.stack(np.random.default_rng(size), size, dtype)
     return args, kwargs
 
 

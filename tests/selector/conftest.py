@@ -176,7 +176,7 @@ def operation() -> Callable[..., Operation]:
             variants=tuple(Variant(label, "numpy", lambda f=f: f, compiles="never") for label, f in functions.items()),
             protected=protected,
         )
-        operations.register(made)
+        operations.register_operation(made)
         return made
 
     return register
