@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pointsman as pm
-from pointsman.summary_table import seconds as _time
+from pointsman.telemetry.show import seconds as _time
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 

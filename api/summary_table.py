@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pointsman.telemetry.show import about, seconds, share
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -70,30 +71,12 @@ def _variants(operations: Mapping[str, Any]) -> Table:
 def _cells(v: Mapping[str, Any]) -> list[str]:
     return [
         str(v["count"]),
-        f"{v['share']:.0%}" if not 0.0 < v["share"] < 0.005 else "<1%",
+        share(v["share"]),
         _or_dash(v["typical_s"]),
         _or_dash(v["mean_s"]),
         f"{v['stall_rate']:.1%}" if v["stall_rate"] else "-",
         seconds(v["cold_s"]) if v["cold_count"] else "-",
     ]
-
-
-def about(shape_class: str) -> str:
-    """A class of shapes as sizes people know: "20x14|8" is "1024x128 16"."""
-    operands = [
-        "x".join("0" if axis == "e" else f"{2 ** (int(axis) / 2):.0f}" for axis in operand.split("x"))
-        for operand in shape_class.split("|")
-        if operand
-    ]
-    return " ".join(operands)
-
-
-def seconds(s: float) -> str:
-    """Seconds in the unit people read: "3.1 ms"."""
-    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
-        if abs(s) >= factor:
-            return f"{s / factor:.3g} {unit}"
-    return f"{s / 1e-9:.3g} ns"
 
 
 def _or_dash(s: float | None) -> str:

@@ -121,7 +121,7 @@ def executor(name: str) -> Executor:
 
 
 def of_kind(kind: str) -> Executor | None:
-    """The executor whose own arrays are of `kind`; None where there is none ("cupy")."""
+    """The executor whose own arrays are of `kind`; None where there is none."""
     if kind in BACKENDS:
         return executor(kind)
     return next((found for found in registered() if found.kind == kind), None)
@@ -146,7 +146,7 @@ def available(name: str) -> str | None:
     """None if `name` can be used, as far as is known without importing it; else the sentence why not."""
     if name in _READY:
         return None
-    return _missing(row(name)) or _BROKEN.get(name) or executor(name).unusable()
+    return _missing(row(name), executor(name).install) or _BROKEN.get(name) or executor(name).unusable()
 
 
 def imported(name: str) -> bool:
@@ -331,7 +331,7 @@ def _validated(name: str, given: Executor | type[Executor]) -> Executor:
     return given
 
 
-def _missing(where: Row) -> str | None:
+def _missing(where: Row, more: str = "") -> str | None:
     """Why the library cannot be found, or None; a look at the search path, no import."""
     if not where.library or where.library in _FOUND:
         return None
@@ -346,4 +346,4 @@ def _missing(where: Row) -> str | None:
         _FOUND.add(where.library)  # a look at the search path costs 30 us, and every unknown workload asks
         return None
     how = f"pip install 'pointsman[{where.extra}]'" if where.extra else f"pip install {where.library}"
-    return f"{where.library} is not installed; {how}"
+    return f"{where.library} is not installed; {how}" + (f" ({more})" if more else "")

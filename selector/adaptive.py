@@ -10,8 +10,8 @@ import pickle
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from types import CodeType
-from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+from types import CodeType, MethodType
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from .selector import IntelligentBackendSelector
 from .shared import default_selector
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -112,9 +113,15 @@ class Adaptive(Generic[P, R]):
         """The undecorated function, with the namespace of its arrays where that is known."""
         return self.function(*args, **{**kwargs, "xp": _namespace_of(args, kwargs)})
 
+    @overload
+    def __get__(self, instance: None, owner: type) -> Adaptive[P, R]: ...
+    @overload
+    def __get__(
+        self: Adaptive[Concatenate[Any, Q], R], instance: object, owner: type | None = None
+    ) -> AdaptiveMethod[Q, R]: ...
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         """Bind as a method, like a plain function."""
-        return self if instance is None else _Method(self, instance)
+        return self if instance is None else AdaptiveMethod(self, instance)
 
     def __reduce__(self) -> Any:
         """Pickle by name, as functions do; PicklingError where the name leads to something else."""
@@ -164,32 +171,50 @@ class _OwnDispatcher(Dispatcher):
         return _OwnRequest(**{f.name: getattr(made, f.name) for f in fields(made)}, own=self.operation)
 
 
-class _Method:
-    """An adaptive function bound to an instance."""
+class AdaptiveMethod(Generic[Q, R]):
+    """An adaptive function bound to an instance; name, docstring and the rest are the function's own."""
 
-    def __init__(self, adaptive: Adaptive[..., Any], instance: object) -> None:
-        functools.update_wrapper(self, adaptive.function)
+    __slots__ = ("__func__", "__self__", "__weakref__")  # one is made at each access, so it must be made quickly
+
+    def __init__(self, adaptive: Adaptive[Any, R], instance: object) -> None:
         self.__self__ = instance
         self.__func__ = adaptive
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Q.args, **kwargs: Q.kwargs) -> R:
         return self.__func__(self.__self__, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__func__.function, name)
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return self.__func__.function.__doc__
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """Without the instance, as for any bound method."""
+        return inspect.signature(MethodType(self.__func__.function, self.__self__))
 
     def __reduce__(self) -> Any:
         """Pickle as bound methods do."""
         return (getattr, (self.__self__, self.__func__.function.__name__))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Method) and self.__self__ is other.__self__ and self.__func__ is other.__func__
+        return isinstance(other, AdaptiveMethod) and (
+            self.__self__ is other.__self__ and self.__func__ is other.__func__
+        )
 
     def __hash__(self) -> int:
-        return hash((_Method, self.__func__))
+        return hash((AdaptiveMethod, self.__func__))
 
-    def explain(self, *args: Any, **kwargs: Any) -> Decision:
+    def __repr__(self) -> str:
+        return f"<bound {self.__func__!r} of {self.__self__!r}>"
+
+    def explain(self, *args: Q.args, **kwargs: Q.kwargs) -> Decision:
         """The decision for these arguments."""
         return self.__func__.explain(self.__self__, *args, **kwargs)
 
-    def bind(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+    def bind(self, *args: Q.args, **kwargs: Q.kwargs) -> Callable[Q, R]:
         """Decide once; the returned call takes the arguments without the instance."""
         return functools.partial(self.__func__.bind(self.__self__, *args, **kwargs), self.__self__)
 

@@ -50,10 +50,12 @@ def _other(value: Any) -> Any:
         if conversion.passes_through(value):
             return Unique()
         return (type(value), value.shape, value.dtype, value.requires_grad, value.device)
-    if kind in ("jax", "cupy"):
-        return (type(value), value.shape, value.dtype, conversion.residency(value))
     if kind in ("tracer", "foreign"):
         return Unique()
+    if kind in ("jax", "cupy"):
+        return (type(value), value.shape, value.dtype, conversion.residency(value))
+    if kind not in (None, "numpy"):  # of a user's own backend: its dtypes need not be hashable
+        return (type(value), tuple(value.shape), conversion.dtype_name(value), conversion.residency(value))
     if isinstance(value, (tuple, list)):
         return (type(value), *(key_of((item,), {}) for item in value))
     if isinstance(value, dict):

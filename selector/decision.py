@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..telemetry.show import folded, paragraph, seconds, table
 from .base import Candidate
 
 
@@ -67,42 +68,63 @@ class Decision:
             why = dict(self.excluded).get(variant, f"it is not among the candidates: {', '.join(self.chain)}")
             return f"{variant} would not run: {why}"
         p = found.prediction
-        cold = f", and {_seconds(found.cold_s)} once before" if found.cold_s else ""
-        return f"{variant} would take {_seconds(p.seconds)} ({_seconds(p.low)} to {_seconds(p.high)}){cold}"
+        cold = f", and {seconds(found.cold_s)} once before" if found.cold_s else ""
+        return f"{variant} would take {seconds(p.seconds)} ({seconds(p.low)} to {seconds(p.high)}){cold}"
 
     def explain(self) -> str:
         """The decision as text for people."""
-        lines = [f"{self.workload}", f"-> {self.variant}  [{self.rule}] {self.reason}"]
-        if self.set_by:
-            lines.append(f"   decided by {self.set_by}")
-        if self.passed_over:
-            lines.append(f"   {self.passed_over}")
+        why, *words = self._words()
+        lines = [f"{self.workload}", f"-> {self.variant}  {why}", *(f"   {line}" for line in words)]
         if self.candidates:
             width = max(len(c.variant) for c in self.candidates)
             lines.append(f"   {'candidate':<{width}}  expected     90 % interval           once before  evidence")
             for c in self.candidates:
                 p = c.prediction
-                interval = f"{_seconds(p.low)} to {_seconds(p.high)}"
-                cold = _seconds(c.cold_s) if c.cold_s else "-"
+                interval = f"{seconds(p.low)} to {seconds(p.high)}"
+                cold = seconds(c.cold_s) if c.cold_s else "-"
                 evidence = f"{p.evidence} measured" if p.evidence else p.source
                 mark = ">" if c.variant == self.variant else " "
                 lines.append(
-                    f" {mark} {c.variant:<{width}}  {_seconds(p.seconds):<11}  {interval:<22}  {cold:<11}  {evidence}"
+                    f" {mark} {c.variant:<{width}}  {seconds(p.seconds):<11}  {interval:<22}  {cold:<11}  {evidence}"
                 )
         lines += [f"   not {name}: {why}" for name, why in self.excluded]
-        if self.trial:
-            lines.append(f"   the next executed call may try {self.trial}, to find out")
-        lines += [f"   {note}" for note in self.notes]
-        more = "call" if self.calls == 1 else "calls"
-        lines.append(f"   {self.calls:.3g} more {more} expected; table {self.table}, {self.context} machine")
+        lines += [f"   {line}" for line in self._outlook()]
         return "\n".join(lines)
 
     __str__ = explain
 
     def _repr_html_(self) -> str:
-        from html import escape
+        """The decision as a notebook shows it; names and messages in it are escaped."""
+        rows = []
+        for c in self.candidates:
+            p = c.prediction
+            cells = (
+                c.variant, seconds(p.seconds), f"{seconds(p.low)} to {seconds(p.high)}",
+                seconds(c.cold_s) if c.cold_s else "-", f"{p.evidence} measured" if p.evidence else p.source,
+            )  # fmt: skip
+            rows.append(("chosen" if c.variant == self.variant else "", cells))
+        columns = ("candidate", "expected", "90 % interval", "once before", "evidence")
+        return "".join(
+            [
+                paragraph(f"{self.workload} \u2192 {self.variant}", strong=True),
+                *(paragraph(line) for line in self._words()),
+                table(columns, rows) if rows else "",
+                folded(f"{len(self.excluded)} excluded", self.excluded),
+                *(paragraph(line) for line in self._outlook()),
+            ]
+        )
 
-        return f"<pre>{escape(self.explain())}</pre>"
+    def _words(self) -> list[str]:
+        """Why, by what and against which wish, a line each."""
+        words = [f"[{self.rule}] {self.reason}", f"decided by {self.set_by}" if self.set_by else "", self.passed_over]
+        return [line for line in words if line]
+
+    def _outlook(self) -> list[str]:
+        """What is to come, a line each."""
+        trial = [f"the next executed call may try {self.trial}, to find out"] if self.trial else []
+        more = "call" if self.calls == 1 else "calls"
+        last = f"{self.calls:.3g} more {more} expected; table {self.table}, {self.context} machine"
+        return [*trial, *self.notes, last]
 
     def to_json(self) -> dict[str, Any]:
         """The decision as plain data: json.dumps takes it, and nothing is lost that `explain` shows."""
@@ -149,11 +171,3 @@ def left_alone(operation: str, values: Iterable[object]) -> Decision:
         operation, f"{operation} of {', '.join(kinds)}", "original", "", "", ("original",), "untouched",
         "such arguments are left alone: the function itself runs, and nothing is recorded",
     )  # fmt: skip
-
-
-def _seconds(s: float) -> str:
-    """Seconds in the unit people read: 3.1 ms."""
-    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
-        if s >= factor:
-            return f"{s / factor:.3g} {unit}"
-    return f"{s / 1e-9:.3g} ns"

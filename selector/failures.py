@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ..executors import registry
 from ..executors.errors import BackendUnavailableError, NoCandidateError, UnsupportedError
-from ..executors.table import BACKENDS
 from ..telemetry.outcome import Failure, Outcome, Site
 from .workload import DEVICES
 
@@ -21,8 +20,10 @@ def classify(backend: str, error: BaseException) -> Failure | None:
     if isinstance(error, UnsupportedError):
         return Failure.UNSUPPORTED
     if isinstance(error, ImportError):  # of the library itself: missing, or installed without what it needs
-        row = BACKENDS.get(backend)
-        library = row.library if row is not None else backend
+        try:
+            library = registry.row(backend).library or backend
+        except (ValueError, BackendUnavailableError):
+            library = backend
         return Failure.UNAVAILABLE if error.name and error.name.split(".")[0] == library else None
     try:
         executor = registry.executor(backend)
@@ -46,7 +47,7 @@ def nothing_left(what: str, excluded: list[tuple[str, str]], insists: str | None
             f"  there is no variant on {insists}"
         )
         try:
-            missing = registry.available(insists)
+            missing = registry.available(insists.partition("@")[0].partition("/")[0])
         except (ValueError, BackendUnavailableError) as error:
             missing = str(error)
         if missing:

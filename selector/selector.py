@@ -22,14 +22,15 @@ from ..telemetry.summary import summarize
 from . import settings as settings_module
 from .assembly import Parts, assemble
 from .base import CostModel, Policy
+from .bindable import Bindable
 from .decision import Decision
 from .dispatch import Dispatcher
 from .engine import Engine
-from .entry import Known
+from .entry import Known, Renewed
 from .failures import classify
 from .given import failure_of, hint, member, no_workload
 from .monitor import Monitor
-from .operations import find
+from .operations import find, names
 from .request import Request
 from .settings import SCOPE, Settings
 from .sites import Sites
@@ -44,7 +45,7 @@ lifetime.free_in_child(registry, "_LOCK")
 lifetime.free_in_child(settings_module)
 
 
-class IntelligentBackendSelector:
+class IntelligentBackendSelector(Bindable):
     """Chooses a backend for a workload from what this machine has taught, and learns from every outcome.
 
     Parameters
@@ -76,7 +77,7 @@ class IntelligentBackendSelector:
         self._lock = threading.RLock()
         self._exact: dict[Any, Known] = {}
         self._short: dict[tuple[Any, ...], str] = {}
-        self._dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
+        self._dispatchers: weakref.WeakSet[Renewed] = weakref.WeakSet()
         self._runners: dict[str, Dispatcher] = {}
         self._made: Engine | None = None
         settings_module.on_change(self._settings_changed)
@@ -265,8 +266,6 @@ class IntelligentBackendSelector:
             runner.replace(found)
         if runner is None:
             if found is None:
-                from .operations import names
-
                 raise ValueError(
                     f"no operation {operation!r} to run; there are: {', '.join(names())}. "
                     "Decorate your own function with @pointsman.adaptive."
@@ -276,8 +275,8 @@ class IntelligentBackendSelector:
             self._dispatchers.add(runner)
         return runner
 
-    def adopt(self, dispatcher: Dispatcher) -> None:
-        """Keep a dispatcher's choices up to date (weakly)."""
+    def adopt(self, dispatcher: Renewed) -> None:
+        """Keep a dispatcher's or a chain's choices up to date (weakly)."""
         self._dispatchers.add(dispatcher)
 
     # ------------------------------------------------------------------------------------------ telling

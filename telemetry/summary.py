@@ -8,7 +8,16 @@ from typing import Any
 from . import hardware
 from .history import History
 from .outcome import Cell
+from .show import summary_html
 from .sketch import Sketch
+
+
+class Summary(dict[str, Any]):
+    """Plain data, as `json.dumps` takes it, that a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        return summary_html(self)
+
 
 SizeClass = tuple[str, str, str, str]
 """(operation, dtype, shape class, detail): where variants compete"""
@@ -16,7 +25,7 @@ SizeClass = tuple[str, str, str, str]
 
 def summarize(
     history: History, default_of: Callable[[str], str | None], ledger_names: Iterable[str] | None = None
-) -> dict[str, Any]:
+) -> Summary:
     """All that the history tells, in data that `json.dumps` takes.
 
     Parameters
@@ -57,20 +66,20 @@ def summarize(
         )
     ledger = history.ledger
     names = ledger if ledger_names is None else ledger_names
-    return {
-        "total_records": sum(sketch.records for variants in classes.values() for sketch in variants.values()),
-        "operations": operations,
-        "imports": {name: {"count": sketch.cold_count, "seconds": sketch.cold_s} for name, sketch in imports.items()},
-        "saved_s": saved_s,
-        "lost_s": lost_s,
-        "exploration": {name: ledger.get(name, 0.0) for name in names},
-        "recent_backends": [
+    return Summary(
+        total_records=sum(sketch.records for variants in classes.values() for sketch in variants.values()),
+        operations=operations,
+        imports={name: {"count": sketch.cold_count, "seconds": sketch.cold_s} for name, sketch in imports.items()},
+        saved_s=saved_s,
+        lost_s=lost_s,
+        exploration={name: ledger.get(name, 0.0) for name in names},
+        recent_backends=[
             {"variant": variant, "operation": operation, "seconds": seconds, "when": when}
             for variant, operation, seconds, when in tuple(history.recent)
         ],
-        "devices": hardware.describe(),
-        "history": {"location": history.location, "status": history.status, "dropped": history.dropped},
-    }
+        devices=hardware.describe(),
+        history={"location": history.location, "status": history.status, "dropped": history.dropped},
+    )
 
 
 def _by_size_class(history: History) -> tuple[dict[SizeClass, dict[str, Sketch]], dict[str, Sketch]]:

@@ -22,18 +22,18 @@ def blocks(page: Path, language: str) -> list[str]:
     return [text for found, text in BLOCK.findall(page.read_text(encoding="utf-8")) if found == language]
 
 
-def interpreter(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+def interpreter(folder: Path, *argv: str, **environ: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("POINTSMAN_")}
     return subprocess.run(
-        [sys.executable, *argv], cwd=folder, env={**clean, "POINTSMAN_HISTORY": str(folder)}, capture_output=True,
-        text=True, timeout=240, check=False,
+        [sys.executable, *argv], cwd=folder, env={**clean, "POINTSMAN_HISTORY": str(folder), **environ},
+        capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
 
 
 def test_the_pages_are_there_and_have_code():
     assert [page.name for page in PAGES if blocks(page, "python")] == [
-        "README.md", "add-a-backend.md", "add-a-kernel.md", "adopt.md", "how-selection-decides.md", "settings.md",
-        "tutorial.md",
+        "README.md", "add-a-backend.md", "add-a-kernel.md", "adopt.md", "best-practices.md", "chains.md", "coming-from.md",
+        "how-selection-decides.md", "map.md", "settings.md", "tutorial.md",
     ]  # fmt: skip
 
 
@@ -57,10 +57,30 @@ def test_the_first_example_prints_a_decision(tmp_path):
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "console")], ids=lambda page: page.name)
 def test_command_lines_work(page, tmp_path):
     lines = [line[2:] for block in blocks(page, "console") for line in block.splitlines() if line.startswith("$ ")]
-    ours = [shlex.split(line)[1:] for line in lines if line.startswith("pointsman ")]
-    for argv in ours:
-        done = interpreter(tmp_path, "-m", "pointsman.cli", *argv)
-        assert (done.returncode, bool(done.stdout)) == (0, True), f"{argv}: {done.stderr}"
+    for line in dict.fromkeys(lines):
+        before, ours, argv = line.partition("pointsman ")
+        if not ours:
+            continue  # pip install
+        given = dict(pair.split("=") for pair in before.split())
+        done = interpreter(tmp_path, "-m", "pointsman.cli", *shlex.split(argv), **given)
+        assert (done.returncode, bool(done.stdout)) == (0, True), f"{line}: {done.stderr}"
+
+
+def test_each_trouble_ends_in_a_command_that_shows_the_answer():
+    page = ROOT / "docs" / "troubleshooting.md"
+    troubles = page.read_text(encoding="utf-8").split("\n## ")[1:]
+    assert len(troubles) >= 8
+    for trouble in troubles:
+        assert re.search(r"```console\n(\$ [^\n]*pointsman [^\n]+\n)+```\s*$", trouble), trouble.splitlines()[0]
+
+
+def test_the_page_shows_the_example_backend_as_it_is():
+    source = (ROOT / "docs" / "example_backend" / "pointsman_strict.py").read_text(encoding="utf-8")
+    project = (ROOT / "docs" / "example_backend" / "pyproject.toml").read_text(encoding="utf-8")
+    page = ROOT / "docs" / "add-a-backend.md"
+    assert source in blocks(page, "python")
+    [entry] = blocks(page, "toml")
+    assert entry in project
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 
 import pytest
-from pointsman.summary_table import about, print_summary, seconds
+from pointsman.summary_table import print_summary
+from pointsman.telemetry.show import about, seconds
 from rich.console import Console
 
 VARIANT = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial, partialmethod
 from typing import Any, assert_type
 
 import numpy as np
@@ -27,8 +29,20 @@ def loop(x: Array) -> Array:
 
 class Station:
     @pm.adaptive
-    def shifted(self, x: Array, *, xp: Any = None) -> Array:
+    def shifted(self, x: Array, offset: float = 0.0, *, xp: Any = None) -> Array:
+        return x + offset
+
+    @staticmethod
+    @pm.adaptive
+    def of_none(x: Array, *, xp: Any = None) -> Array:
         return x
+
+    @property
+    def mean(self) -> Array:
+        return anomaly(sst)
+
+    smooth = anomaly  # a class attribute
+    warmer = partialmethod(shifted, offset=1.0)
 
 
 sst = np.zeros((3, 4))
@@ -38,6 +52,18 @@ assert_type(scaled(sst, factor=3.0), Array)
 assert_type(loop(sst), Array)
 assert_type(anomaly.explain(sst), pm.Decision)
 assert_type(scaled.bind(sst)(sst, 3.0), Array)
+station = Station()
+assert_type(station.shifted(sst), Array)
+assert_type(station.shifted(sst, offset=2.0), Array)
+assert_type(station.shifted.explain(sst), pm.Decision)
+assert_type(station.shifted.bind(sst)(sst), Array)
+assert_type(Station.shifted(station, sst), Array)
+assert_type(Station.of_none(sst), Array)
+assert_type(station.mean, Array)
+assert_type(partial(scaled, factor=3.0)(sst), Array)
+assert_type(list(map(station.shifted, [sst])), list[Array])
+station.shifted(sst, offset="2")  # type: ignore[arg-type]
+station.shifted()  # type: ignore[call-arg]
 scaled(sst, "3")  # type: ignore[arg-type]
 scaled()  # type: ignore[call-arg]
 
@@ -72,6 +98,11 @@ assert_type(
 )
 assert_type(selector.execute_with_monitoring("s", None, lambda: 3, workload, []), int)
 assert_type(selector.execute_with_monitoring("s", "auto", {"numpy": lambda: 3.0}, workload), float)
+PATHS: dict[str, Callable[[Array, int], Array]] = {"numpy": lambda x, taps: x, "torch": lambda x, taps: -x}
+assert_type(selector.bind(workload, PATHS)(sst, 3), Array)
+selector.bind(workload, PATHS)(sst)  # type: ignore[call-arg]
+assert_type(selector.bind(workload, spectrum)(), Array)
+assert_type(selector.bind(workload)(sst), Any)
 with selector.measure(workload) as measured:
     assert_type(measured, str)
 selector.record(workload, backend, seconds=0.012, failure=pm.Failure.TIMEOUT)
@@ -82,6 +113,19 @@ assert_type(pm.select_backend("matmul", (1000, 1000), requires_gradient=False), 
 assert_type(pm.select_optimal_backend("matmul", (1000, 1000)), str)
 with pm.use("torch"):
     pm.run("fft", sst)
+    pm.bind("fft", sst)(sst)
+    pm.chain("fft", anomaly, pm.step("matmul", sst))(sst)
+
+
+def simulate(seed: int) -> float:
+    return float(seed)
+
+
+assert_type(pm.map(simulate, range(3)), list[float])
+results, info = pm.map(simulate, [1, 2], n_jobs=2, return_info=True)
+assert_type(results, list[float])
+assert_type(info.variant, str)
+pm.map(simulate, ["a"])  # type: ignore[arg-type]
 pm.configure(explore=0.0)
 pm.convert(sst, to="torch")
 
