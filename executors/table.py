@@ -24,6 +24,10 @@ BACKENDS: Mapping[str, Row] = {
     "numba": Row("on_numba", "numba", "compiled loops on NumPy arrays; compiles per dtype", "numba", 0.6),
     "torch": Row("on_torch", "torch", "threads, gradients, GPUs", "torch", 2.5),
     "jax": Row("on_jax", "jax", "fused by XLA, gradients, GPUs; compiles per shape", "jax", 1.2),
+    "cupy": Row("on_cupy", "cupy", "NumPy's functions on NVIDIA GPUs", "cupy", 0.7),
+    "fftw": Row("on_fftw", "fftw", "FFTs by kept plans, with threads; its wheel holds FFTW (GPL)", "pyfftw", 0.4),
+    "sequential": Row("on_sequential", "", "maps in a plain loop; no overhead, best for short runs", "", 0.0),
+    "joblib": Row("on_joblib", "joblib", "maps on threads or warm worker processes", "joblib", 0.25),
 }
 # fmt: on
 

@@ -22,16 +22,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..executors.base import Parameters, Shapes, Variant
+from ..selector.portable import Portable
 from .base import Arguments, Kernel
-from .binding import numba_variant, torch_variants, xp_variant
+from .binding import CORES, numba_variant, torch_variants
 from .checks import FLOATS, INEXACT, need_array, need_choice, need_same_dtype, need_samples
 from .conv_direct import at, build, load_jax, load_torch, on_numpy, window, wrap
-from .spectra import fast_length, filtered, flops
+from .spectra import fast_length, filtered, flops, workspace
+from .transforms import NUMPY, Engine, on_fftw, on_scipy
 
 Array = np.ndarray[Any, Any]
 MODES = ("full", "same")
@@ -87,6 +90,11 @@ def _fft_workspace(shapes: Shapes, _: Parameters) -> float:
     return 16.0 * (rows + 1) * math.prod(_padded(n, m))
 
 
+def _block_workspace(shapes: Shapes, _: Parameters) -> float:
+    rows, n, m = _sizes(shapes)
+    return workspace(rows, _padded(n, m))
+
+
 def _bytes(shapes: Shapes, _: Parameters) -> float:
     rows, n, m = _sizes(shapes)
     full = math.prod(a + b - 1 for a, b in zip(n, m, strict=True))
@@ -104,31 +112,27 @@ def _reference(x: Array, k: Array, *, mode: str = "full") -> Array:
     return cut.astype(np.complex128 if np.iscomplexobj(x) else np.float64)
 
 
-def _by_numpy_fft(x: Array, k: Array, *, mode: str = "full") -> Array:
+def _by_fft(x: Array, k: Array, *, mode: str = "full", engine: Engine = NUMPY) -> Array:
     n = x.shape[x.ndim - k.ndim :]
+    start, length = window(n, k.shape, mode)
+    if x.size == 0:  # an empty batch
+        return np.empty((*x.shape[: x.ndim - k.ndim], *length), x.dtype)
     sizes = _padded(n, k.shape)
-    axes = tuple(range(-k.ndim, 0))
-    transform: Any = np.fft.fftn if x.dtype.kind == "c" else np.fft.rfftn
-    spectrum = transform(k, sizes, axes).astype(np.result_type(x.dtype, np.complex64), copy=False)
-    return filtered(x, spectrum, sizes, at(*window(n, k.shape, mode))[1:])
+    with engine.pair(k.shape, sizes, k.dtype) as taps:
+        return filtered(x, taps.forward(k), sizes, at(start, length)[1:], engine=engine)
 
 
-def _load_scipy(name: str) -> Callable[[], Callable[..., Any]]:
-    def load() -> Callable[..., Any]:
-        from scipy import signal
+def _load_overlap_add() -> Callable[..., Any]:
+    from scipy.signal import oaconvolve
 
-        function = getattr(signal, name)
+    def convolve(x: Array, k: Array, *, mode: str = "full") -> Any:
+        if x.size == 0:  # SciPy forgets shape and dtype of an empty batch
+            return on_numpy(x, k, mode=mode)
+        axes = tuple(range(-k.ndim, 0))
+        y = oaconvolve(x, k.reshape((1,) * (x.ndim - k.ndim) + k.shape), mode=mode, axes=axes)
+        return y if y.base is None else y.copy()  # a window onto a longer array would keep all of that alive
 
-        def convolve(x: Array, k: Array, *, mode: str = "full") -> Any:
-            if x.size == 0:  # SciPy forgets shape and dtype of an empty batch
-                return on_numpy(x, k, mode=mode)
-            axes = tuple(range(-k.ndim, 0))
-            y = function(x, k.reshape((1,) * (x.ndim - k.ndim) + k.shape), mode=mode, axes=axes)
-            return y if y.base is None else y.copy()  # a window onto a longer array would keep all of that alive
-
-        return convolve
-
-    return load
+    return convolve
 
 
 def _load_convolve2d() -> Callable[..., Any]:
@@ -144,7 +148,7 @@ def _two_axes(shapes: Shapes, _: Parameters) -> str | None:
     return None if len(shapes) > 1 and len(shapes[1]) == 2 else "scipy's direct form is two-dimensional only"
 
 
-def _by_fft(x: Any, k: Any, *, mode: str = "full", xp: Any) -> Any:
+def _portable(x: Any, k: Any, *, mode: str = "full", xp: Any) -> Any:
     lead, n = tuple(x.shape[: x.ndim - k.ndim]), tuple(x.shape[x.ndim - k.ndim :])
     start, length = window(n, tuple(k.shape), mode)
     if 0 in lead:  # torch's MKL transform refuses an empty batch
@@ -186,26 +190,32 @@ def _adjoint(call: Callable[..., Any], args: tuple[Any, ...], _: dict[str, Any],
 
 
 _X = np.ones(8)
-_FFT: dict[str, Any] = {"workspace": _fft_workspace}
+_IN_BLOCKS: dict[str, Any] = {"threads": 1, "workspace": _block_workspace}
 _TORCH_DIRECT = torch_variants("torch/direct", load_torch, work=_direct_work)
 
 OPERATION = Kernel(
     name="conv",
     summary="convolution: one-dimensional and batched, or two-dimensional; full or same",
     variants=(
-        Variant("numpy/fft", "numpy", lambda: _by_numpy_fft, threads=1, **_FFT),
+        Variant("numpy/fft", "numpy", lambda: _by_fft, **_IN_BLOCKS),
         Variant("numpy/direct", "numpy", lambda: on_numpy, threads=1, work=_direct_work),
-        Variant("scipy/fft", "scipy", _load_scipy("fftconvolve"), threads=1, **_FFT),
-        Variant("scipy/overlap-add", "scipy", _load_scipy("oaconvolve"), threads=1, work=_overlap_work),
+        Variant("scipy/fft", "scipy", lambda: partial(_by_fft, engine=on_scipy()), **_IN_BLOCKS),
+        Variant("scipy/overlap-add", "scipy", _load_overlap_add, threads=1, work=_overlap_work),
         Variant("scipy/direct", "scipy", _load_convolve2d, threads=1, work=_direct_work, supports=_two_axes),
         numba_variant("numba/direct", build, wrap, work=_direct_work),
         _TORCH_DIRECT[0],
-        xp_variant("torch/fft", _by_fft, **_FFT),
-        xp_variant("jax/fft", _by_fft, static=("mode",), **_FFT),
         Variant("jax/direct", "jax", load_jax, gradients=True, work=_direct_work, dtypes=frozenset(FLOATS)),
+        Variant("fftw/fft", "fftw", lambda: partial(_by_fft, engine=on_fftw()), **_IN_BLOCKS),
+        Variant(
+            "fftw/threads",
+            "fftw",
+            lambda: partial(_by_fft, engine=on_fftw(CORES)),
+            threads=CORES,
+            workspace=_block_workspace,
+        ),
         _TORCH_DIRECT[1],
-        xp_variant("torch/fft@cuda:0", _by_fft, **_FFT),
     ),
+    portable=Portable(_portable, algorithm="fft", static=("mode",), workspace=_fft_workspace),
     work=_fft_work,
     bytes=_bytes,
     reference=_reference,

@@ -34,10 +34,13 @@ import numpy as np
 
 from ..executors.base import Parameters, Shapes, Variant
 from ..executors.registry import executor
+from ..selector.portable import Portable
 from .base import Arguments, Kernel
-from .binding import in_rows, numba_variant, torch_variants
+from .binding import CORES, in_rows, numba_variant
 from .checks import dtype_name, need_array
-from .spectra import Kept, fast_length, filtered, flops
+from .on_cuda import cuda_variant, load_history_sum
+from .spectra import Kept, fast_length, filtered, flops, workspace
+from .transforms import NUMPY, Engine, on_fftw, on_scipy
 
 Array = np.ndarray[Any, Any]
 LOWEST, HIGHEST = -2.0, 2.0
@@ -104,6 +107,11 @@ def _fft_workspace(shapes: Shapes, _: Parameters) -> float:
     return 16.0 * (rows + 1) * fast_length(max(2 * n - 1, 1))
 
 
+def _block_workspace(shapes: Shapes, _: Parameters) -> float:
+    rows, n = _rows(shapes)
+    return workspace(rows, (fast_length(max(2 * n - 1, 1)),))
+
+
 def _bytes(shapes: Shapes, _: Parameters) -> float:
     return 16.0 * math.prod(shapes[0])
 
@@ -119,29 +127,12 @@ def _reference(f: Array, *, order: float, step: float = 1.0) -> Array:
     return np.asarray(total * np.longdouble(step) ** -np.longdouble(order), dtype=np.float64)
 
 
-def _by_numpy_fft(f: Array, *, order: float, step: float = 1.0) -> Array:
+def _by_fft(f: Array, *, order: float, step: float = 1.0, engine: Engine = NUMPY) -> Array:
     n = f.shape[-1]
     if f.size == 0:
         return np.empty(f.shape, f.dtype)
     response, size = _spectrum(float(order), n, f.itemsize)
-    return filtered(f, response, (size,), (slice(0, n),), float(step) ** -float(order))
-
-
-def _load_scipy_fft() -> Callable[..., Any]:
-    from scipy.fft import irfft, rfft
-
-    def by_fft(f: Array, *, order: float, step: float = 1.0) -> Array:
-        n = f.shape[-1]
-        if f.size == 0:
-            return np.empty(f.shape, f.dtype)
-        response, size = _spectrum(float(order), n, f.itemsize)
-        spectrum = rfft(f, size)
-        spectrum *= response
-        kept: Array = irfft(spectrum, size, overwrite_x=True)[..., :n]
-        scaled: Array = kept * f.dtype.type(float(step) ** -float(order))
-        return scaled
-
-    return by_fft
+    return filtered(f, response, (size,), (slice(0, n),), float(step) ** -float(order), engine)
 
 
 def _by_numpy_sum(f: Array, *, order: float, step: float = 1.0) -> Array:
@@ -193,16 +184,22 @@ def _filter(f: Any, response: Any, size: int, scale: Any, *, xp: Any) -> Any:
     return y[..., : f.shape[-1]] * scale
 
 
-def _load_torch_fft() -> Callable[..., Any]:
-    xp = executor("torch").namespace()
+def _portable(f: Any, *, order: float, step: float = 1.0, xp: Any) -> Any:
+    if 0 in f.shape:
+        return xp.zeros_like(f)
+    response, size = _spectrum(float(order), f.shape[-1], 4 if f.dtype == xp.float32 else 8)
+    return _filter(f, _beside(f, response, (float(order), f.shape[-1]), xp), size, float(step) ** -float(order), xp=xp)
 
-    def by_fft(f: Any, *, order: float, step: float = 1.0) -> Any:
-        if 0 in f.shape:
-            return xp.zeros_like(f)
-        response, size = _spectrum(float(order), f.shape[-1], 4 if dtype_name(f) == "float32" else 8)
-        return _filter(f, xp.asarray(response, device=f.device), size, float(step) ** -float(order), xp=xp)
 
-    return by_fft
+def _beside(f: Any, response: Array, of: tuple[float, int], xp: Any) -> Any:
+    """`response` as an array like `f`; on a GPU it is kept, as the way there takes longer than the transforms."""
+    move = partial(xp.asarray, response, device=f.device)
+    device = str(f.device)
+    if "cuda" not in device.lower():
+        return move()
+    # What torch makes in inference mode is of no use outside of it.
+    inference = getattr(xp, "is_inference_mode_enabled", bool)()
+    return KEPT.get((xp.__name__, device, inference, of, response.dtype.char), move)
 
 
 def _load_jax_fft() -> Callable[..., Any]:
@@ -231,19 +228,29 @@ def _noise(*shape: int, **parameters: float) -> Callable[[np.random.Generator, s
     return lambda rng, dtype: ((rng.standard_normal(shape).astype(dtype),), parameters)
 
 
+_IN_BLOCKS: dict[str, Any] = {"threads": 1, "workspace": _block_workspace}
+
 OPERATION = Kernel(
     name="derivative",
     summary="Grunwald-Letnikov derivative of fractional order along the last axis",
     variants=(
-        Variant("numpy/fft", "numpy", lambda: _by_numpy_fft, threads=1),
+        Variant("numpy/fft", "numpy", lambda: _by_fft, **_IN_BLOCKS),
         Variant("numpy/direct", "numpy", lambda: _by_numpy_sum, threads=1, work=_full_work),
-        Variant("scipy/fft", "scipy", _load_scipy_fft, threads=1),
+        Variant("scipy/fft", "scipy", lambda: partial(_by_fft, engine=on_scipy()), **_IN_BLOCKS),
         numba_variant("numba/direct", _build, _with_weights, reorder=True, work=_direct_work),
         numba_variant("numba/parallel", _build, _with_weights, reorder=True, work=_direct_work),
-        torch_variants("torch/fft", _load_torch_fft, workspace=_fft_workspace)[0],
+        cuda_variant("numba/direct", partial(load_history_sum, weights), work=_direct_work),
         Variant("jax/fft", "jax", _load_jax_fft, gradients=True, workspace=_fft_workspace),
-        torch_variants("torch/fft", _load_torch_fft, workspace=_fft_workspace)[1],
+        Variant("fftw/fft", "fftw", lambda: partial(_by_fft, engine=on_fftw()), **_IN_BLOCKS),
+        Variant(
+            "fftw/threads",
+            "fftw",
+            lambda: partial(_by_fft, engine=on_fftw(CORES)),
+            threads=CORES,
+            workspace=_block_workspace,
+        ),
     ),
+    portable=Portable(_portable, algorithm="fft", workspace=_fft_workspace),
     work=_fft_work,
     bytes=_bytes,
     reference=_reference,

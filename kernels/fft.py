@@ -26,11 +26,13 @@ from typing import Any
 import numpy as np
 
 from ..executors.base import Parameters, Shapes, Variant
+from ..selector.portable import Portable
 from .base import Arguments, Kernel
-from .binding import CORES, xp_variant
+from .binding import CORES
 from .checks import INEXACT, need_array, need_choice, need_samples
 
 Array = np.ndarray[Any, Any]
+_REAL = {"f": np.float32, "F": np.float32, "d": np.float64, "D": np.float64}
 NORMS = (None, "backward", "ortho", "forward")
 
 
@@ -87,6 +89,22 @@ def _on_scipy(workers: int) -> Callable[[], Callable[..., Any]]:
     return load
 
 
+def _on_fftw(threads: int) -> Callable[[], Callable[..., Any]]:
+    def load() -> Callable[..., Any]:
+        from ..executors import on_fftw
+
+        def transform(x: Array, *, n: int | None = None, norm: str | None = None) -> Array:
+            spectrum = on_fftw.transform(x, n, threads=threads)
+            if norm in ("ortho", "forward"):
+                length = x.shape[-1] if n is None else n
+                spectrum *= _REAL[x.dtype.char](length**-0.5 if norm == "ortho" else 1.0 / length)
+            return spectrum
+
+        return transform
+
+    return load
+
+
 def _transform(x: Any, *, n: int | None = None, norm: str | None = None, xp: Any) -> Any:
     kind = norm or "backward"
     is_complex = xp.isdtype(x.dtype, "complex floating")
@@ -123,11 +141,10 @@ OPERATION = Kernel(
                 None if len(shapes[0]) > 1 and math.prod(shapes[0][:-1]) > 1 else "one row gives its threads nothing"
             ),
         ),
-        xp_variant("torch", _transform),
-        xp_variant("torch/1-thread", _transform, threads=1),
-        xp_variant("jax", _transform, static=("n", "norm")),
-        xp_variant("torch@cuda:0", _transform),
+        Variant("fftw", "fftw", _on_fftw(1), threads=1),
+        Variant("fftw/threads", "fftw", _on_fftw(CORES), threads=CORES),
     ),
+    portable=Portable(_transform, static=("n", "norm"), one_thread=True),
     work=_work,
     bytes=_bytes,
     reference=_reference,

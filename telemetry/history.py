@@ -380,6 +380,12 @@ class History:
             self._recorder.after_fork()
 
 
+def kept_in() -> Path | None:
+    """The folder of a history file that this process has open; None where nothing is kept on disk."""
+    kept = (Path(h.location).parent for h in tuple(_OPEN.values()) if not h.status.startswith("memory"))
+    return next(kept, None)
+
+
 _OPENING = threading.Lock()
 _OPEN: weakref.WeakValueDictionary[str, History] = weakref.WeakValueDictionary()
 lifetime.free_in_child(sys.modules[__name__], "_OPENING")

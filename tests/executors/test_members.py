@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from pointsman.executors import registry
+from pointsman.executors import on_fftw, registry
 from pointsman.executors.base import Executor, Variant
 from pointsman.executors.errors import BackendUnavailableError, UnsupportedError
 from pointsman.executors.prepare import prepare
@@ -150,7 +150,8 @@ def test_the_same_call_gives_the_same_bits(name):
 @pytest.mark.parametrize("name", HOST)
 def test_compiling_happens_when_the_record_says(name):
     executor, _ = registry.ensure(name)
-    function = executor.compile(lambda x: x + x)
+    executor.free_caches()
+    function = on_fftw.transform if name == "fftw" else executor.compile(lambda x: x + x)  # it plans, nothing else
     prepared = prepare(Variant("v", name, lambda: function), ("numpy",))
     compiled = [prepared.split(x)[1].compiled for x in (np.ones(3), np.ones(3), np.ones(4), np.ones(4, "float32"))]
     expected = {"never": [0, 0, 0, 0], "dtype": [1, 0, 0, 1], "shape": [1, 0, 1, 1]}

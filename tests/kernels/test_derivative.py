@@ -6,11 +6,13 @@ import math
 
 import numpy as np
 import pytest
+from pointsman.executors import registry
 from pointsman.executors.prepare import prepare
 from pointsman.kernels import derivative
+from pointsman.selector import operations
 
-D = derivative.OPERATION
-ON_NUMPY = [v for v in D.variants if v.backend in ("numpy", "scipy", "numba")]
+D = operations.find("derivative")
+ON_NUMPY = [v for v in D.variants if v.device == "cpu" and registry.executor(v.backend).kind == "numpy"]
 variants = pytest.mark.parametrize("variant", ON_NUMPY, ids=lambda v: v.name)
 
 
@@ -116,3 +118,33 @@ def test_kept_weights_stay_bounded(monkeypatch):
     for i in range(20):
         apply(np.ones(1000), order=0.01 * i)
         assert 0 < kept.nbytes <= 1 << 16
+
+
+def test_a_spectrum_is_sent_to_a_gpu_once_and_not_from_inference_to_training(monkeypatch):
+    monkeypatch.setattr(derivative, "KEPT", derivative.Kept(1 << 16))
+    sent = []
+
+    class Gpu:
+        float32, __name__, inference = "float32", "gpu", False
+
+        def asarray(self, x, device):
+            sent.append((x.size, device))
+            return x
+
+        def is_inference_mode_enabled(self):
+            return self.inference
+
+    class On:
+        dtype, device = "float64", "cuda:0"
+
+    gpu, response = Gpu(), np.ones(9, complex)
+    for _ in range(3):
+        assert derivative._beside(On(), response, (0.5, 8), gpu) is response
+    assert sent == [(9, "cuda:0")]
+    derivative._beside(On(), response, (0.25, 8), gpu)
+    gpu.inference = True
+    derivative._beside(On(), response, (0.5, 8), gpu)
+    On.device = "cpu"
+    derivative._beside(On(), response, (0.5, 8), gpu)
+    derivative._beside(On(), response, (0.5, 8), gpu)
+    assert len(sent) == 5
