@@ -1,38 +1,17 @@
-"""How one implementation becomes the variants of several backends."""
+"""Variants compiled by Numba, variants that need torch itself, and how arrays are laid out for both."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ..executors.base import Variant
-from ..executors.registry import executor
 
 REORDER = {"reassoc", "contract", "nsz"}
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def xp_variant(name: str, function: Callable[..., Any], *, static: Sequence[str] = (), **fields: Any) -> Variant:
-    """A variant that runs an array-API function ``function(..., *, xp)`` on the backend and device of `name`.
-
-    On JAX it is jitted; `static` names the arguments that are not arrays.
-    """
-    backend, device = _place(name)
-
-    def load() -> Callable[..., Any]:
-        bound = partial(function, xp=executor(backend).namespace())
-        if backend != "jax":
-            return bound
-        import jax
-
-        jitted: Callable[..., Any] = jax.jit(bound, static_argnames=tuple(static))
-        return jitted
-
-    return Variant(name, backend, load, device=device, gradients=True, **fields)
 
 
 def torch_variants(name: str, load: Callable[[], Callable[..., Any]], **fields: Any) -> tuple[Variant, Variant]:
@@ -49,6 +28,7 @@ def numba_variant(
     wrap: Callable[[Any], Callable[..., Any]] | None = None,
     *,
     reorder: bool = False,
+    fuse: bool = False,
     **fields: Any,
 ) -> Variant:
     """A variant compiled by Numba on first use, on several threads if `name` ends in "/parallel".
@@ -56,7 +36,7 @@ def numba_variant(
     ``build(span)`` gives the plain function; `span` is `range` or `numba.prange`. Being part of the closure it also
     keeps the two apart in Numba's disk cache, whose key leaves the parallel flag out. ``wrap(compiled)`` may put
     Python around the compiled function. `reorder` allows sums in another order, which vector code needs; NaN and
-    infinity keep their meaning.
+    infinity keep their meaning. `fuse` allows no more than a product and a sum in one rounding.
     """
     parallel = name.endswith("/parallel")
 
@@ -67,7 +47,7 @@ def numba_variant(
             "cache": True,
             "nogil": True,
             "parallel": parallel,
-            "fastmath": REORDER if reorder else False,
+            "fastmath": REORDER if reorder else {"contract"} if fuse else False,
         }
         compiled = numba.njit(**options)(build(numba.prange if parallel else range))
         if wrap is None:
@@ -87,8 +67,3 @@ def in_rows(x: np.ndarray[Any, Any], axes: int = 1) -> np.ndarray[Any, Any]:
     for length in x.shape[: x.ndim - axes]:  # -1 is ambiguous where an axis is empty
         rows *= length
     return np.ascontiguousarray(x).reshape(rows, *tail)
-
-
-def _place(name: str) -> tuple[str, str]:
-    head, _, device = name.partition("@")
-    return head.partition("/")[0], device or "cpu"

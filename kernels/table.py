@@ -11,4 +11,10 @@ KERNELS: Mapping[str, str] = {
     "element_wise": "pointsman.kernels.element_wise",
     "reduction": "pointsman.kernels.reduction",
     "derivative": "pointsman.kernels.derivative",
+    "pairwise_distance": "pointsman.kernels.pairwise_distance",
+    "iterative": "pointsman.kernels.iterative",
+    "neural_network": "pointsman.kernels.neural_network",
+    "cumulative_sum": "pointsman.kernels.cumulative_sum",
+    "sort": "pointsman.kernels.sort",
+    "softmax": "pointsman.kernels.softmax",
 }
