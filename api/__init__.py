@@ -26,8 +26,10 @@ if TYPE_CHECKING:
         register_backend,
     )
     from pointsman.executors.table import BackendType
+    from pointsman.kernels.map import map as map
     from pointsman.kernels.run import bind, run
     from pointsman.selector.adaptive import adaptive
+    from pointsman.selector.chain import chain
     from pointsman.selector.decision import Decision
     from pointsman.selector.operations import Operation, register_operation
     from pointsman.selector.portable import Portable
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
         select_backend,
         select_optimal_backend,
     )
+    from pointsman.selector.steps import step
     from pointsman.selector.workload import WorkloadCharacteristics
     from pointsman.telemetry.history import HistoryWarning
     from pointsman.telemetry.outcome import Failure
@@ -63,6 +66,7 @@ __all__ = [
     "WorkloadCharacteristics",
     "adaptive",
     "bind",
+    "chain",
     "configure",
     "convert",
     "default_selector",
@@ -75,6 +79,7 @@ __all__ = [
     "run",
     "select_backend",
     "select_optimal_backend",
+    "step",
     "use",
 ]
 
@@ -96,18 +101,21 @@ _HOMES = {
     "WorkloadCharacteristics": "selector.workload",
     "adaptive": "selector.adaptive",
     "bind": "kernels.run",
+    "chain": "selector.chain",
     "configure": "selector.settings",
     "convert": "executors.conversion",
     "default_selector": "selector.shared",
     "flush": "selector.shared",
     "get_backend": "executors.registry",
     "list_backends": "executors.registry",
+    "map": "kernels.map",  # not in __all__: a star import must not replace Python's own
     "print_backend_info": "executors.registry",
     "register_backend": "executors.registry",
     "register_operation": "selector.operations",
     "run": "kernels.run",
     "select_backend": "selector.shared",
     "select_optimal_backend": "selector.shared",
+    "step": "selector.steps",
     "use": "selector.settings",
 }
 
@@ -115,11 +123,11 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
-        raise AttributeError(f"module 'pointsman' has no attribute {name!r}; public names: {', '.join(__all__)}")
+        raise AttributeError(f"module 'pointsman' has no attribute {name!r}; public names: {', '.join(_HOMES)}")
     value = getattr(importlib.import_module(f"pointsman.{home}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, "__version__"})
+    return sorted({*_HOMES, "__version__"})

@@ -50,6 +50,11 @@ class Capabilities:
     sets_threads: bool = False
     device_bound: bool = False
 
+    @property
+    def home(self) -> str:
+        """The device that arrays go to where none is named."""
+        return "cpu" if "cpu" in self.devices else f"{self.devices[0]}:0"
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -71,6 +76,7 @@ class Variant:
     compiles: str | None = None  # None: as the backend does
     accuracy: Mapping[str, float] = field(default_factory=dict)  # dtype -> bound on the error relative to the scale
     supports: Callable[[Shapes, Parameters], str | None] | None = None  # None, or the sentence why not
+    reads_only: bool = False  # its function changes no argument: it may be given copies that are used again
 
 
 class Executor(ABC):
@@ -79,6 +85,7 @@ class Executor(ABC):
     name: str
     kind: str = "numpy"  # whose arrays it computes on: "numpy", "torch", "jax", "cupy"
     capabilities: Capabilities
+    install: str = ""  # what to say beside the extra's name on how to install the library
 
     def devices(self) -> tuple[str, ...]:
         """Devices usable here and now, found without importing the library."""
@@ -91,6 +98,10 @@ class Executor(ABC):
     @abstractmethod
     def probe(self) -> None:
         """Run something tiny for real and check the number; raise BackendUnavailableError if that fails."""
+
+    def start_s(self, variant: Variant) -> float:
+        """Seconds before a first run of `variant` that starting its workers takes; 0.0 where none have to start."""
+        return 0.0
 
     def namespace(self) -> Any:
         """The array-API namespace of its arrays (imports the library); None where functions take NumPy arrays."""
@@ -119,6 +130,10 @@ class Executor(ABC):
     def owns(self, x: object) -> bool:
         """Whether `x` is an array of this executor's kind. Never imports the library."""
         return isinstance(x, np.ndarray)
+
+    def holds(self, x: object) -> bool:
+        """Whether `x` is an array in a form of its own, of no kind, that its functions take and give on a device."""
+        return False
 
     def convert_in(self, x: Any, device: str = "cpu") -> Any:
         """Give `x` (a NumPy array or another library's array) as an array of this kind on `device`, never narrowed."""

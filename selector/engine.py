@@ -199,9 +199,9 @@ class Engine:
         if request.require:
             return request.require, f"require={request.require!r} of the workload"
         here = scope()
-        if here is not None:
+        if here is not None and request.heeds(here):
             return here, f"use({here!r})"
-        if settings.force is not None:
+        if settings.force is not None and request.heeds(settings.force):
             return settings.force, settings.origin.get("force", "settings")
         return None, ""
 
@@ -247,6 +247,8 @@ class Engine:
 
     def _why_passed(self, request: Request, wish: str, insists: str | None) -> str:
         settings = self.settings()
+        if wish in DEVICES and wish != "cpu" and not self.machine.devices(settings):
+            return f"there is no usable {wish.upper()} here"
         reasons = [
             f"{v.name}: {why_not(request, v, settings, self.machine, insists)}"
             for v in variants_of(request.known_operation(), self.machine.devices(settings))
@@ -254,8 +256,6 @@ class Engine:
         ]
         if reasons:
             return "; ".join(reasons)
-        if wish in DEVICES:
-            return f"there is no usable {wish.upper()} here"
         try:
             why = registry.available(wish)
         except (ValueError, BackendUnavailableError) as error:
@@ -281,10 +281,10 @@ class Engine:
         )
 
     def _cold(self, request: Request, variant: Variant, site: Site) -> tuple[float, float]:
-        """(import, compile) seconds still to be paid."""
+        """(import, compile and start of workers) seconds still to be paid."""
         import_s = 0.0 if registry.imported(variant.backend) else registry.import_cost_s(variant.backend)
         compile_s = 0.0 if self.is_warm(request, variant) else self.costs.compile_s(site, variant.backend)
-        return import_s, compile_s
+        return import_s, compile_s + registry.executor(variant.backend).start_s(variant)
 
     def _warm_key(self, request: Request, variant: Variant) -> tuple[object, ...]:
         how = compiles(variant)

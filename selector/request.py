@@ -7,6 +7,7 @@ from math import prod
 
 import numpy as np
 
+from ..executors import registry
 from ..executors.base import Parameters, Shapes, Variant
 from ..telemetry.outcome import Site
 from .operations import Operation, find
@@ -91,6 +92,10 @@ class Request:
     def known_operation(self) -> Operation | None:
         """The registered operation of this name, if there is one."""
         return find(self.operation)
+
+    def heeds(self, wish: str) -> bool:
+        """Whether a backend that a scope or a setting insists on is meant for requests of this kind: one for arrays."""
+        return registry.executor(wish).capabilities.array
 
     def work_of(self, variant: Variant) -> float:
         """Elementary operations that `variant` needs for it: declared, else counted in elements."""

@@ -16,9 +16,9 @@ from pointsman.executors.table import BACKENDS
 
 PUBLIC = """
 BackendType BackendUnavailableError Capabilities Decision Executor Failure HistoryWarning IntelligentBackendSelector
-NoCandidateError Operation PointsmanError Portable UnsupportedError Variant WorkloadCharacteristics adaptive bind configure convert
-default_selector flush get_backend list_backends print_backend_info register_backend register_operation run select_backend
-select_optimal_backend use
+NoCandidateError Operation PointsmanError Portable UnsupportedError Variant WorkloadCharacteristics adaptive bind
+chain configure convert default_selector flush get_backend list_backends print_backend_info register_backend
+register_operation run select_backend select_optimal_backend step use
 """.split()  # noqa: SIM905 (quotes around each would bury the names)
 
 # Heavy libraries that a plain import must not load: every backend but numpy, and what only some commands need.
@@ -47,6 +47,14 @@ def test_public_names_are_exactly_these():
         assert name in dir(pm)
 
 
+def test_map_is_public_but_a_star_import_leaves_pythons_own_alone():
+    assert pm.map(abs, [-1, 2]) == [1, 2]
+    assert "map" in dir(pm)
+    names: dict[str, object] = {}
+    exec("from pointsman import *", names)
+    assert "map" not in names
+
+
 def test_a_wrong_name_lists_the_public_ones():
     with pytest.raises(AttributeError, match=r"'seletc'.*select_backend"):
         pm.seletc  # noqa: B018
@@ -71,7 +79,8 @@ def test_nothing_heavy_is_loaded_before_something_runs(code, tmp_path):
 
 
 def test_the_heavy_libraries_are_really_there_to_be_loaded():
-    missing = [row.library for row in BACKENDS.values() if importlib.util.find_spec(row.library) is None]
+    libraries = [row.library for row in BACKENDS.values() if row.library]
+    missing = [library for library in libraries if importlib.util.find_spec(library) is None]
     assert not missing, "the test above would pass for want of anything to load"
 
 

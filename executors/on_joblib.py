@@ -1,0 +1,160 @@
+"""joblib: worker processes of loky that stay warm between calls, and threads.
+
+Measured (joblib 1.6): a call sleeps in steps of 10 ms while work is outstanding, so none costs less than about 11 ms,
+whatever it does; starting two processes takes 0.1 to 0.65 s, and longer where the machine is busy.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import BrokenExecutor
+from contextlib import suppress
+from typing import Any, ClassVar
+
+from .base import Capabilities
+from .errors import BackendUnavailableError, UnsupportedError
+from .mapping import HERE, MapExecutor, Method, WorkerDiedError, guarded, reraise
+
+IDLE_S = 280.0
+"""loky's workers leave after 300 idle seconds."""
+
+
+class JoblibExecutor(MapExecutor):
+    """Runs chunks through `joblib.Parallel`, one chunk a task: joblib's own batching is switched off."""
+
+    name = "joblib"
+    capabilities = Capabilities(dtypes=frozenset(), array=False, map=True)
+    methods = (
+        Method("threads", floor_s=0.015, chunk_s=2e-4),
+        Method("loky", ships=True, start_s=0.5, floor_s=0.012, chunk_s=5e-4),
+    )
+    options: ClassVar[Mapping[str, str]] = {
+        "max_nbytes": "arrays above this size are shared through files with worker processes; None: never",
+        "mmap_mode": "how workers open such arrays: 'r' (joblib's default), 'c', 'r+', 'w+' or None",
+        "temp_folder": "where such files go",
+        "pre_dispatch": "chunks handed over ahead: a number, or text such as '2*n_jobs'",
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last_use: tuple[int, float] | None = None  # (process, time) of the last run on worker processes
+
+    def probe(self) -> None:
+        """Square three numbers on two threads; a pool of processes would cost half a second."""
+        found = self.map(lambda x: x * x, [1, 2, 3], method="threads", n_jobs=2)
+        if found != [1, 4, 9]:
+            raise BackendUnavailableError(f"the squares of 1, 2, 3 came out as {found}")
+
+    def running(self, method: Method) -> bool:
+        """Whether worker processes were used lately, and by this very process."""
+        if not method.ships:
+            return True
+        used = self._last_use
+        return used is not None and used[0] == os.getpid() and time.monotonic() - used[1] < IDLE_S
+
+    def run_chunks(
+        self, work: Callable[[Any], Any], chunks: Iterable[Any], *, method: str = "", n_jobs: int = 1,
+        native_threads: int = 1, **options: Any,
+    ) -> Iterator[Any]:  # fmt: skip
+        """See `MapExecutor.run_chunks`. Threads share the process's native threads, which nothing changes."""
+        self.check_options(options)
+        chosen = self.method(method)
+        if n_jobs == 1:
+            yield from map(work, chunks)
+        elif chosen.ships:
+            yield from self._on_processes(work, chunks, n_jobs, native_threads, options)
+        else:
+            yield from self._on_threads(work, chunks, n_jobs, options)
+
+    def _on_threads(
+        self, work: Callable[[Any], Any], chunks: Iterable[Any], n_jobs: int, options: dict[str, Any]
+    ) -> Iterator[Any]:
+        stopped = threading.Event()
+
+        def run(chunk: Any) -> Any:
+            if stopped.is_set():  # a thread cannot be ended, but it need not begin another chunk
+                return None
+            HERE.inside = True
+            try:
+                return work(chunk)
+            finally:
+                HERE.inside = False
+
+        try:
+            yield from _outputs(run, chunks, {"backend": "threading", "n_jobs": n_jobs}, options)
+        finally:
+            stopped.set()
+
+    def _on_processes(
+        self, work: Callable[[Any], Any], chunks: Iterable[Any], n_jobs: int, native_threads: int,
+        options: dict[str, Any],
+    ) -> Iterator[Any]:  # fmt: skip
+        config = {"backend": "loky", "n_jobs": n_jobs, "inner_max_num_threads": native_threads}
+        outputs, done = _outputs(guarded(work), chunks, config, options), False
+        try:
+            while (found := _next(outputs)) is not None:
+                self._last_use = (os.getpid(), time.monotonic())
+                good, result = found
+                if not good:
+                    reraise(result)
+                yield result
+            done = True
+        finally:
+            outputs.close()
+            if not done:
+                self._last_use = None  # joblib has killed them
+
+
+def _next(outputs: Iterator[tuple[bool, Any]]) -> tuple[bool, Any] | None:
+    """The next of `outputs`, None at their end; the engine's own errors in our words."""
+    try:
+        return next(outputs, None)
+    except BrokenExecutor as error:
+        raise WorkerDiedError(f"a worker process of loky was lost: {_first_line(error)}") from error
+    except (pickle.PicklingError, TypeError, AttributeError) as error:  # the work's own errors come as results
+        cause = error.__cause__ if isinstance(error, pickle.PicklingError) else None
+        told = [line for line in str(cause or error).splitlines() if line.strip(' "')]  # the last line of a traceback
+        raise UnsupportedError(
+            "worker, items and results must be picklable to reach another process, and one is not: "
+            f"{told[-1] if told else type(error).__name__}"
+        ) from error
+    except (OSError, ImportError, NotImplementedError) as error:
+        raise BackendUnavailableError(f"loky cannot start processes here: {error}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _outputs(
+    run: Callable[[Any], Any], chunks: Iterable[Any], config: dict[str, Any], options: dict[str, Any]
+) -> Generator[Any, None, None]:
+    """What `run` gives for each chunk, as it comes."""
+    import joblib
+
+    outputs = None
+    try:
+        with joblib.parallel_config(**config):
+            parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, **options)
+            outputs = parallel(joblib.delayed(run)(chunk) for chunk in chunks)
+        for output in outputs:  # noqa: UP028 - "yield from" would let joblib close, and warn, before we do
+            yield output
+    finally:
+        if outputs is not None:
+            _close(outputs)
+
+
+def _close(outputs: Any) -> None:
+    """End what is still outstanding; joblib warns that there was some, which whoever closes knows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with suppress(Exception):
+            outputs.close()
+
+
+EXECUTOR = JoblibExecutor

@@ -1,0 +1,51 @@
+"""What a map tells about itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..selector.decision import Decision
+from ..telemetry.outcome import Failure
+from ..telemetry.show import seconds as readable
+
+
+@dataclass
+class MapInfo:
+    """What a map did, and why.
+
+    Attributes
+    ----------
+    variant : where the items ran that did not run in the pilot: "sequential", "joblib/threads", "joblib/loky".
+    reason : one sentence.
+    decision : the whole decision; None where the run was too short for one, or there was nothing to choose.
+    items, in_place : how many there were, and how many of them ran in the caller's thread.
+    item_s : wall seconds of one, as last measured.
+    n_jobs, chunks, chunk_size : workers at a time, and what was handed over to them; 0 where nothing was.
+    failures : (variant, failure, message) of each attempt that did not give all results.
+    seconds : wall seconds of the whole map.
+    """
+
+    items: int = 0
+    variant: str = "sequential"
+    reason: str = ""
+    decision: Decision | None = None
+    in_place: int = 0
+    item_s: float = 0.0
+    n_jobs: int = 0
+    chunks: int = 0
+    chunk_size: int = 0
+    failures: list[tuple[str, Failure, str]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def explain(self) -> str:
+        """The same as text for people."""
+        lines = [f"{self.items} items in {readable(self.seconds)} on {self.variant}: {self.reason}"]
+        if self.chunks:
+            lines.append(
+                f"   {self.in_place} in place, {self.items - self.in_place} in {self.chunks} chunks of "
+                f"{self.chunk_size} or fewer on {self.n_jobs} workers"
+            )
+        lines += [f"   {name} failed, {failure}: {message}" for name, failure, message in self.failures]
+        return "\n".join([*lines, *(self.decision.explain().splitlines() if self.decision else [])])
+
+    __str__ = explain

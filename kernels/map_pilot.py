@@ -1,0 +1,158 @@
+"""The first items of a map, run in place: their results count, and they tell what the rest will cost."""
+
+from __future__ import annotations
+
+import pickle
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..selector.maps import Facts
+
+SHORT_S = 0.02
+"""A rest that takes less is run in place without further thought: no pool gives a result before 11 ms have passed."""
+BLOCK_S = 0.005
+"""Seconds between two looks at the clock."""
+WATCH_S = 0.012
+"""Seconds of work during which the interpreter lock is watched: two or three of its switching intervals."""
+BEAT_S, BEATS = 5e-4, 24
+HELD = 0.4
+"""A thread that gets the interpreter only after this share of the switching interval has had to wait for it."""
+
+
+class Run:
+    """Items being run one after the other in the caller's thread.
+
+    Parameters
+    ----------
+    worker, items : what to run on what.
+    clock : wall seconds.
+    """
+
+    __slots__ = ("clock", "item_s", "items", "out", "worker")
+
+    def __init__(
+        self, worker: Callable[[Any], Any], items: Sequence[Any], clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.worker = worker
+        self.items = items
+        self.clock = clock
+        self.out: list[Any] = []
+        self.item_s = 0.0  # of the latest block
+
+    @property
+    def left(self) -> int:
+        """Items that have not run."""
+        return len(self.items) - len(self.out)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that they would take in place."""
+        return self.left * self.item_s
+
+    def block(self, size: int) -> None:
+        """Run the next `size` items, or as many as there are."""
+        worker, out = self.worker, self.out
+        first = len(out)
+        started = self.clock()
+        try:
+            out.extend(map(worker, self.items[first : first + size]))  # a failure leaves what came before it
+        except Exception as error:
+            error.add_note(f"pointsman: raised by item {len(out)} of the map")
+            raise
+        self.item_s = (self.clock() - started) / (len(out) - first or 1)
+
+    def until(self, seconds: float) -> int:
+        """Items that take about so many seconds; at most eight times as many as have run."""
+        most = 8 * len(self.out) or 1
+        return max(1, min(most, int(seconds / self.item_s))) if self.item_s > 0.0 else most
+
+    def watched(self, known: Facts | None) -> Facts:
+        """Run one more block, and find out what can be told of its items."""
+        shares = known.shares if known is not None else None
+        beat = Beat() if shares is None else None
+        if beat is not None:
+            beat.start()
+        own, everyone, first = time.thread_time(), time.process_time(), len(self.out)
+        try:
+            self.block(max(1, int(WATCH_S / self.item_s)) if self.item_s > 0.0 else 1)
+        finally:
+            if beat is not None:
+                shares = beat.stop()
+        ran = len(self.out) - first
+        return Facts(
+            self.item_s, (time.process_time() - everyone) / ran, (time.thread_time() - own) / ran, shares,
+            _shipped(self.items[first]) + _shipped(self.out[first]),
+        )  # fmt: skip
+
+
+def pilot(run: Run, known: Facts | None) -> Facts | None:
+    """Run items until all are done (None), or until the rest is known to be long: then what is known of an item.
+
+    A first item is often cold, so two are run at least: it may import, compile, or fill a cache.
+    """
+    run.block(1)
+    again = True
+    while run.left:
+        if run.left_s < SHORT_S:
+            run.block(run.until(BLOCK_S))
+        elif again and run.item_s < BLOCK_S:
+            run.block(run.until(1e-3))
+            again = False
+        else:
+            facts = run.watched(known)
+            if run.left_s >= SHORT_S:
+                return facts
+    return None
+
+
+class Beat:
+    """Tells whether other threads get to run: a thread that only sleeps, and notes how late it comes back.
+
+    One that wants the interpreter lock while another thread computes in Python gets it after a switching interval
+    (5 ms); if the other releases it, at once.
+    """
+
+    def __init__(self) -> None:
+        self._late: list[float] = []
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="pointsman-beat", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def _beat(self) -> None:
+        clock = time.perf_counter
+        for _ in range(BEATS):
+            before = clock()
+            if self._done.wait(BEAT_S):
+                return
+            self._late.append(clock() - before - BEAT_S)
+
+    def stop(self) -> bool:
+        """End; whether other threads could run meanwhile."""
+        self._done.set()
+        self._thread.join()
+        return lets_others_run(self._late)
+
+
+def lets_others_run(late: list[float]) -> bool:
+    """Whether a thread that came back so many seconds late each time had the interpreter when it wanted it."""
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return True
+    return bool(late) and statistics.median(late) < HELD * sys.getswitchinterval()  # none: not one turn in all the time
+
+
+def _shipped(x: Any) -> int:
+    """Bytes of `x` on its way to another process; 0 where that cannot be told in advance."""
+    nbytes = getattr(x, "nbytes", None)
+    if isinstance(nbytes, int):
+        return nbytes
+    try:
+        return len(pickle.dumps(x, pickle.HIGHEST_PROTOCOL))
+    except Exception:  # cloudpickle may still do it, and if not, the run says so
+        return 0

@@ -1,0 +1,178 @@
+"""Choosing where a map runs: what a pilot found out about its worker, as a request that the engine understands.
+
+The work of a map is the nanoseconds that its items would take in place; the work of a variant, what it needs beside its
+floor by construction (shared by its workers, shipping included). So a curve over work is the floor of a variant and how
+well it really shares, learned like any other; what was declared stands until then (`declare`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..executors import registry
+from ..executors.base import Variant
+from ..executors.mapping import MapExecutor, Method, map_methods
+from ..telemetry.outcome import Site
+from ..telemetry.show import seconds
+from ..telemetry.state import State
+from . import costs, operations
+from .operations import Operation
+from .request import Request
+from .signature import detail_of, shape_class
+
+FAMILY = "map"
+DTYPE = "object"
+WAITS = 0.5
+"""A worker that uses the processor for less than this share of its time waits for something, and not for the GIL."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of one item.
+
+    Attributes
+    ----------
+    item_s : wall seconds in place, beyond the first item.
+    cpu_s : processor seconds of the whole process meanwhile: more than `item_s` where native threads are at work.
+    own_s : processor seconds of the calling thread: far less than `item_s` where it waits.
+    shares : whether other threads could run meanwhile, that is whether the GIL was released; None: not known.
+    item_bytes : of one item and one result, pickled.
+    """
+
+    item_s: float
+    cpu_s: float = 0.0
+    own_s: float = 0.0
+    shares: bool | None = None
+    item_bytes: int = 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether an item mostly waits: for a disk, a network, a sleep."""
+        return self.cpu_s < WAITS * self.item_s
+
+    def work_ns(self, method: Method, items: int, jobs: int, cores: int) -> float:
+        """Nanoseconds that `items` take with `method` beyond its floor, if it shares them out perfectly."""
+        if not method.parallel:
+            return max(items * self.item_s * 1e9, 1.0)
+        at_once = min(jobs, items) if self.waits else min(jobs, items, cores)
+        rounds = -(-items // at_once)  # five items on four workers take as long as eight
+        if method.ships:  # native threads are capped there, so that one worker does all of it
+            seconds = max(self.item_s, self.cpu_s) + self.item_bytes / method.bytes_per_s
+            return max(rounds * seconds * 1e9, 1.0)
+        native = max(1.0, self.cpu_s / self.item_s) if self.item_s else 1.0
+        return max(rounds * self.item_s * 1e9, items * self.item_s * min(native, cores) / cores * 1e9, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class MapRequest(Request):
+    """A run of `items` items of a worker of which `facts` are known."""
+
+    facts: Facts = Facts(0.0)
+    items: int = 0
+    jobs: int = 1
+    cores: int = 1
+    methods: Mapping[str, Method] = field(default_factory=dict)
+    own: Operation | None = None
+
+    def known_operation(self) -> Operation | None:
+        """The worker's operation, with what speaks against each variant now."""
+        return self.own
+
+    def heeds(self, wish: str) -> bool:
+        """Whether it is a map backend: one for arrays that something insists on says nothing about maps."""
+        return registry.executor(wish).capabilities.map
+
+    def work_of(self, variant: Variant) -> float:
+        """See `Facts.work_ns`."""
+        return self.facts.work_ns(self.methods[variant.name], self.items, self.jobs, self.cores)
+
+    def bytes_of(self, variant: Variant) -> int:
+        """Items and results, where they exist twice."""
+        return self.items * self.facts.item_bytes if self.methods[variant.name].ships else 0
+
+    def site(self, variant: Variant) -> Site:
+        """Where outcomes of `variant` are recorded."""
+        return Site(
+            self.operation, variant.name, DTYPE, self.shape_class, self.detail, self.work_of(variant), self.items
+        )
+
+    def describe(self) -> str:
+        """The request in one line."""
+        return f"{self.operation}: {self.items} items of {seconds(self.facts.item_s)}, {self.jobs} workers"
+
+
+def request(
+    name: str, items: int, facts: Facts, jobs: int, cores: int, *, against: Mapping[str, str], require: str | None
+) -> MapRequest:
+    """The request for a map; `against` holds, by variant, the sentence why it must not run now."""
+    methods, variants = {}, []
+    for variant, executor, method in map_methods():
+        methods[variant] = method
+        costs.declare(FAMILY, variant, max(method.floor_s, 1e-7), 1e9)
+        why = against.get(variant)
+        variants.append(Variant(variant, executor.name, _not_by_arrays, supports=lambda *_, why=why: why))
+    if operations.find(name) is None:  # so that a summary knows its default
+        operations.register_operation(Operation(name=name, variants=tuple(replace(v, supports=None) for v in variants)))
+    shapes = ((items, max(1, round(facts.item_s * 1e9))), (facts.item_bytes,))
+    parameters = {"n_jobs": jobs}
+    return MapRequest(
+        name, shapes, DTYPE, parameters, require=require, shape_class=shape_class(shapes), detail=detail_of(parameters),
+        facts=facts, items=items, jobs=jobs, cores=cores, methods=methods,
+        own=Operation(name=name, variants=tuple(variants), protected=True),  # nobody's worker is sent anywhere on trial
+    )  # fmt: skip
+
+
+def objections(facts: Facts, prefer: str | None, measured: set[str], *, asked: str | None = None) -> dict[str, str]:
+    """What speaks against each variant now: variant -> sentence.
+
+    Threads are no candidate for a worker that holds the GIL, or may hold it, unless they were measured or asked for.
+    """
+    against: dict[str, str] = {}
+    found = [(name, method) for name, _, method in map_methods() if method.parallel]
+    wanted = {name for name, method in found if prefer and method.ships == (prefer == "processes")}
+    for name, method in found:
+        if wanted and name not in wanted:
+            against[name] = f"prefer={prefer!r} was asked for"
+        elif method.ships or name in measured or name == asked or name in wanted:
+            continue
+        elif facts.shares is None and not (facts.waits and facts.item_s):
+            against[name] = "whether the worker releases the interpreter lock (GIL) is not known, nor was it measured"
+        elif not facts.shares and not facts.waits:
+            against[name] = "the worker holds the interpreter lock (GIL): threads would take turns"
+    return against
+
+
+def remembered(state: State, name: str) -> tuple[Facts | None, set[str]]:
+    """What the history knows of a worker: roughly what an item takes, and the variants that were measured."""
+    sketches = [(sketch.last_seen, cell) for (cell, _), sketch in state.of(name, DTYPE).items() if sketch.count]
+    if not sketches:
+        return None, set()
+    _, latest = max(sketches)
+    first, _, second = latest.shape_class.partition("|")
+    item_ns, nbytes = _middle(first.rpartition("x")[2]), _middle(second)
+    return Facts(item_ns * 1e-9, item_ns * 1e-9, item_ns * 1e-9, None, round(nbytes)), {c.variant for _, c in sketches}
+
+
+def _middle(axis: str) -> float:
+    """The middle of the half-octave class of an axis; "e" is an empty one."""
+    return 0.0 if axis == "e" else 2.0 ** (int(axis) / 2.0)
+
+
+def executor_of(variant: str) -> tuple[MapExecutor, Method]:
+    """The executor and the method that a variant's name means; a ValueError lists the names."""
+    for name, executor, method in map_methods():
+        if name == variant:
+            return executor, method
+    raise unknown(variant)
+
+
+def unknown(variant: str) -> ValueError:
+    """The error for what maps nothing; it lists what does."""
+    known = ", ".join(name for name, _, _ in map_methods())
+    return ValueError(f"no map runs on {variant!r}; it does on: {known}")
+
+
+def _not_by_arrays() -> Any:
+    raise TypeError("a map has no function of arrays; run it by pointsman.map")

@@ -1,0 +1,241 @@
+"""Every map backend of the table, in each of its ways, against the contract of `MapExecutor`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import map_workers as w
+import numpy as np
+import pointsman as pm
+import pytest
+from pointsman.executors import mapping, registry
+from pointsman.executors.base import Capabilities, Variant
+from pointsman.executors.errors import UnsupportedError
+from pointsman.executors.mapping import MapExecutor, Method, WorkerDiedError, each, map_methods
+from pointsman.executors.table import BACKENDS
+from pointsman.telemetry.outcome import Failure
+
+WAYS = {variant: (executor, method) for variant, executor, method in map_methods()}
+SHIPPING = [variant for variant, (_, method) in WAYS.items() if method.ships]
+IN_PROCESS = [variant for variant in WAYS if variant not in SHIPPING]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_pool_is_left():
+    yield
+    from joblib.externals.loky import get_reusable_executor
+
+    get_reusable_executor().shutdown(wait=True, kill_workers=True)
+
+
+def run(variant: str, worker, items, **options):
+    executor, method = WAYS[variant]
+    return executor.map(worker, items, method=method.name, **{"n_jobs": 2, **options})
+
+
+def chunks(variant: str, work, given, **options):
+    executor, method = WAYS[variant]
+    return executor.run_chunks(work, given, method=method.name, n_jobs=2, **options)
+
+
+def test_the_map_backends_are_those_whose_record_says_so():
+    mapping_names = {name for name in BACKENDS if registry.executor(name).capabilities.map}
+    assert mapping_names == {executor.name for executor, _ in WAYS.values()} == {"sequential", "joblib"}
+    assert not mapping_names & {name for name, _ in registry.array_backends()}
+    assert next(iter(WAYS)) == "sequential"  # the default, and the end of every chain
+
+
+@pytest.mark.parametrize("variant", WAYS)
+def test_every_backend_passes_its_own_check(variant):
+    executor, _ = WAYS[variant]
+    assert registry.ensure(executor.name)[0] is executor
+    executor.probe()
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 3, 100])
+@pytest.mark.parametrize("variant", WAYS)
+def test_results_of_any_type_come_in_the_order_of_the_items(variant, chunk_size):
+    assert run(variant, w.any_result, range(20), chunk_size=chunk_size) == [w.any_result(x) for x in range(20)]
+
+
+@pytest.mark.parametrize("variant", WAYS)
+@pytest.mark.parametrize(
+    "items", [[], (3,), {2: 0, 5: 0}, np.arange(4), (x for x in range(7))], ids=["empty", "one", "dict", "array", "gen"]
+)
+def test_any_iterable_is_mapped(variant, items):
+    items = list(items)
+    assert run(variant, w.square, iter(items)) == [x * x for x in items]
+
+
+@pytest.mark.parametrize("variant", WAYS)
+def test_a_closure_is_mapped_everywhere(variant):
+    offset = 10
+    assert run(variant, lambda x: x + offset, range(5)) == [10, 11, 12, 13, 14]
+
+
+@pytest.mark.parametrize("n_jobs", [None, 1, -1, 3])
+@pytest.mark.parametrize("variant", WAYS)
+def test_the_number_of_workers_does_not_change_the_results(variant, n_jobs):
+    assert run(variant, w.square, range(9), n_jobs=n_jobs) == [x * x for x in range(9)]
+
+
+@pytest.mark.parametrize("variant", WAYS)
+def test_the_workers_exception_comes_out_as_it_is_with_the_item(variant):
+    with pytest.raises(KeyError, match="five") as caught:
+        run(variant, w.fails_at_five, range(12), chunk_size=4)
+    assert caught.value.__notes__ == ["pointsman: raised by item 5 of the map"]
+    with pytest.raises(FileNotFoundError) as missing:
+        run(variant, w.file_missing, [8])
+    assert (missing.value.errno, missing.value.filename) == (2, "file8")
+
+
+@pytest.mark.parametrize("variant", WAYS)
+def test_an_exception_that_pickle_cannot_rebuild_keeps_class_and_attributes(variant):
+    with pytest.raises(w.Awkward) as caught:
+        run(variant, w.awkward, range(3))
+    assert (caught.value.args, caught.value.code) == (("odd",), 7)
+    assert caught.value.__notes__[0].startswith("pointsman: raised by item ")
+
+
+@pytest.mark.parametrize("variant", SHIPPING)
+def test_the_remote_traceback_is_the_cause(variant):
+    with pytest.raises(KeyError) as caught:
+        run(variant, w.fails_at_five, range(6))
+    assert "map_workers.py" in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("variant", WAYS)
+def test_unknown_options_and_methods_are_errors_that_list_the_valid_ones(variant):
+    executor, _ = WAYS[variant]
+    with pytest.raises(TypeError, match=rf"{executor.name} has no option 'nice'; valid are: n_jobs, chunk_size"):
+        executor.map(w.square, [1], nice=3)
+    with pytest.raises(ValueError, match=rf"maps in no way called 'warp'; it does as: {executor.name}"):
+        executor.map(w.square, [1], method="warp")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "error", "says"),
+    [
+        ("n_jobs", 0, ValueError, "n_jobs: found 0; give"),
+        ("n_jobs", 1.5, TypeError, "n_jobs: found 1.5; give a whole number"),
+        ("n_jobs", True, TypeError, "n_jobs: found True"),
+        ("chunk_size", 0, ValueError, "chunk_size: found 0; the least is 1"),
+        ("native_threads", -1, ValueError, "native_threads: found -1"),
+    ],
+)
+def test_values_out_of_range_are_refused(option, value, error, says):
+    with pytest.raises(error, match=says):
+        registry.executor("sequential").map(w.square, [1], **{option: value})
+
+
+def test_numbers_of_workers_count_from_the_cores(monkeypatch):
+    monkeypatch.setattr(mapping, "cores", lambda: 8)
+    assert [mapping.workers(n) for n in (None, -1, -2, -20, 3)] == [8, 8, 7, 1, 3]
+
+
+@pytest.mark.parametrize("variant", SHIPPING)
+def test_what_cannot_be_sent_is_unsupported_and_says_so(variant):
+    import threading
+
+    lock = threading.Lock()
+    for worker, items in ((w.square, [lock, lock]), (lambda x: (x, lock), range(3)), (w.gives_a_lock, range(3))):
+        with pytest.raises(UnsupportedError, match=r"must be picklable.*lock"):
+            run(variant, worker, items)
+
+
+@pytest.mark.parametrize("variant", SHIPPING)
+def test_a_killed_process_is_a_lost_worker_and_the_next_run_has_new_ones(variant):
+    executor, method = WAYS[variant]
+    with pytest.raises(WorkerDiedError, match="lost") as caught:
+        run(variant, w.dies, range(8), chunk_size=1)
+    assert executor.classify(caught.value) is Failure.DRIVER
+    assert executor.classify(RuntimeError("mine")) is None
+    assert not executor.running(method)
+    assert run(variant, w.square, range(4)) == [0, 1, 4, 9]
+    assert executor.running(method)
+
+
+@pytest.mark.parametrize("variant", SHIPPING)
+def test_native_threads_are_capped_in_worker_processes(variant):
+    names = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"]
+    assert run(variant, w.environment, names) == ["1", "1", "1"]
+    assert run(variant, w.environment, names, native_threads=2) == ["2", "2", "2"]
+
+
+@pytest.mark.parametrize("variant", SHIPPING)
+def test_a_worker_process_does_not_import_what_it_does_not_need(variant):
+    code = (
+        "import pointsman as pm\n"
+        f"name, _, method = {variant!r}.partition('/')\n"
+        "def loaded(x):\n    import sys\n    return 'pointsman' in sys.modules\n"
+        "print(pm.get_backend(name).map(loaded, range(4), method=method, n_jobs=2))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout, done.returncode) == ("[False, False, False, False]\n", 0), done.stderr
+
+
+@pytest.mark.parametrize("variant", WAYS)
+def test_closing_early_drops_the_rest_without_a_word_and_leaves_a_working_backend(variant):
+    found = chunks(variant, each(w.square), [(i, [i]) for i in range(30)])
+    assert next(found)[1]
+    found.close()
+    assert list(found) == []
+    assert run(variant, w.square, range(4)) == [0, 1, 4, 9]
+
+
+@pytest.mark.parametrize("variant", WAYS)
+def test_any_work_on_any_chunk_is_run(variant):
+    assert sorted(chunks(variant, sum, [(1, 2), (3, 4), (5,)])) == [3, 5, 7]
+
+
+@pytest.mark.parametrize("variant", IN_PROCESS)
+def test_items_run_in_this_process_where_nothing_is_shipped(variant):
+    import os
+
+    assert set(run(variant, w.process, range(6))) == {os.getpid()}
+
+
+@pytest.mark.parametrize("variant", WAYS)
+def test_a_start_is_charged_until_the_workers_run(variant, monkeypatch):
+    executor, method = WAYS[variant]
+    monkeypatch.setattr(executor, "_measured_start_s", {})
+    monkeypatch.setattr(executor, "running", lambda method: False)
+    assert executor.start_s(Variant(variant, executor.name, list)) == method.start_s
+    executor.started(method, 0.125)
+    assert executor.start_s(Variant(variant, executor.name, list)) == 0.125
+    monkeypatch.setattr(executor, "running", lambda method: True)
+    assert executor.start_s(Variant(variant, executor.name, list)) == 0.0
+
+
+def test_workers_of_another_process_or_long_ago_do_not_count_as_running(monkeypatch):
+    executor, method = WAYS["joblib/loky"]
+    monkeypatch.setattr(executor, "_last_use", (-1, 1e18))
+    assert not executor.running(method)
+    import os
+
+    monkeypatch.setattr(executor, "_last_use", (os.getpid(), -1e9))
+    assert not executor.running(method)
+
+
+def test_a_backend_of_ones_own_needs_run_chunks_and_a_check():
+    class Backwards(MapExecutor):
+        """Runs the last chunk first."""
+
+        name = "backwards"
+        capabilities = Capabilities(dtypes=frozenset(), array=False, map=True)
+        methods = (Method(parallel=False),)
+
+        def probe(self):
+            assert self.map(abs, [-1, 2]) == [1, 2]
+
+        def run_chunks(self, work, chunks, **options):
+            for chunk in reversed(list(chunks)):
+                yield work(chunk)
+
+    pm.register_backend("backwards", Backwards)
+    try:
+        assert "backwards" in [variant for variant, _, _ in map_methods()]
+        assert pm.get_backend("backwards").map(w.square, range(10), chunk_size=2) == [x * x for x in range(10)]
+    finally:
+        registry.unregister_backend("backwards")

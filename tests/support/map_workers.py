@@ -1,0 +1,119 @@
+"""Workers for maps: in a module of their own, because worker processes import them by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pointsman as pm
+from pointsman.selector.maps import Facts
+
+RESULTS: list[Any] = [1, None, "text", {"a": [1, 2]}, (3.5,), [[1], [2, 3]], b"bytes", {4}]
+
+
+class Awkward(Exception):
+    """An exception that pickle cannot rebuild: its class wants two arguments and passes one on."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+        self.lock = threading.Lock()
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def any_result(x: int) -> Any:
+    return RESULTS[x % len(RESULTS)]
+
+
+def fails_at_five(x: int) -> int:
+    if x == 5:
+        raise KeyError("five")
+    return x
+
+
+def file_missing(x: int) -> int:
+    raise FileNotFoundError(2, "gone", f"file{x}")
+
+
+def awkward(x: int) -> int:
+    raise Awkward("odd", 7)
+
+
+def gives_a_lock(x: int) -> Any:
+    return threading.Lock()
+
+
+def environment(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+def loaded(name: str) -> bool:
+    return name in sys.modules
+
+
+def process(x: int) -> int:
+    return os.getpid()
+
+
+def dies(x: int) -> int:
+    if x == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def dies_once(item: tuple[str, int]) -> int:
+    mark, x = item
+    if x == 3 and not Path(mark).exists():
+        Path(mark).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def marks_and_sleeps(mark: str) -> None:
+    Path(mark).write_text(str(os.getpid()))
+    time.sleep(120)
+
+
+def maps_again(backend: str) -> str:
+    results, info = pm.map(square, range(6), backend, return_info=True)
+    assert results == [0, 1, 4, 9, 16, 25]
+    assert info.variant == "sequential"
+    return info.reason
+
+
+def known(worker: Any, facts: Facts) -> Any:
+    """Say what is known of `worker`, as an earlier run would have found out."""
+    from pointsman.kernels import map_run
+
+    map_run._remember(worker, facts)
+    return worker
+
+
+class Clock:
+    """Seconds that pass only when a worker says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def worker(self, *seconds: float) -> Callable[[Any], Any]:
+        """A worker that takes these seconds in turn, the last of them for ever."""
+        calls = count()
+
+        def work(x: Any) -> Any:
+            self.now += seconds[min(next(calls), len(seconds) - 1)]
+            return x
+
+        return work
