@@ -14,6 +14,7 @@ import numpy as np
 from . import registry
 from .base import Executor, Variant
 from .conversion import kind_of, map_leaves
+from .reuse import IMMUTABLE, reusing
 
 _Function = Callable[..., Any]
 _Leaf = Callable[[Any], Any]
@@ -127,11 +128,13 @@ def prepare(
     self = Prepared()
     self.variant, self.executor, self.function = variant, executor, function
     self.import_s = self._unreported_s = import_s
-    self._out = _outward(executor, out, out_device) if executor.kind != out or elsewhere else None
+    self._out = outward(executor, out, out_device) if executor.kind != out or elsewhere else None
     # A result that stays where it is may come back before the arguments have been read: those are copied then.
     host_call = self._out is not None
     into, device = executor.convert_in, variant.device
     self._into = executor.converter(function, device) if host_call else partial(into, device=device)
+    if variant.reads_only and out in IMMUTABLE and executor.kind != out:  # where the result is a copy in any case
+        self._into = reusing(self._into, (executor.kind, device))
     self._plan = _planned(executor.kind, elsewhere, kinds, kwarg_kinds or {}, converts=host_call)
     self._alone = self._plan.places == (0,) and len(kinds) == 1 and not kwarg_kinds
     self.asynchronous = self._out is None and executor.is_asynchronous(variant.device)
@@ -204,8 +207,8 @@ def _arrays_only(into: _Leaf) -> _Leaf:
     return lambda leaf: leaf if kind_of(leaf) in _LEFT_ALONE else into(leaf)
 
 
-def _outward(executor: Executor, out: str, device: str) -> _Leaf:
-    """Turns the arrays of a result into kind `out` on `device`."""
+def outward(executor: Executor, out: str, device: str) -> _Leaf:
+    """What turns the arrays of a result of `executor` into kind `out` on `device`."""
     own = executor.kind
     if out == "numpy":
         to_numpy = executor.convert_out
@@ -221,10 +224,10 @@ def _outward(executor: Executor, out: str, device: str) -> _Leaf:
         into = registry.ensure(target.name)[0].convert_in
 
         def leaf(y: Any) -> Any:
-            return into(y, device)
+            return into(executor.convert_out(y) if executor.holds(y) else y, device)
 
     def each(y: Any) -> Any:
-        if kind_of(y) == own:
+        if kind_of(y) == own or executor.holds(y):
             return leaf(y)
         if isinstance(y, (tuple, list, dict)):
             return map_leaves(each, y)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from ..executors.prepare import Prepared
 from ..telemetry.outcome import Site
@@ -14,6 +14,13 @@ ASYNCHRONOUS_STRIDE = 16
 """Share of device-resident calls that wait for the device in order to be timed."""
 
 
+class Renewed(Protocol):
+    """Keeps choices in tables of its own, and has them made again when a selector has learned."""
+
+    def refresh(self, due: set[tuple[str, str]] | None) -> None:
+        """Make the choices of the changed (operation, dtype) groups again; None drops them all."""
+
+
 class Entry:
     """What a known signature needs; replaced or dropped, and touched by the hot path without a lock."""
 
@@ -22,7 +29,7 @@ class Entry:
     def __init__(self, prepared: Prepared, choice: Choice) -> None:
         self.prepared = prepared
         self.call = prepared.call
-        self.timed = _timed(prepared)
+        self.timed = timed_call(prepared)
         self.choice = choice
         self.site: Site = choice.sites[choice.decision.variant]
         self.rule = choice.decision.rule
@@ -44,7 +51,7 @@ class Known:
         self.choice = choice
 
 
-def _timed(prepared: Prepared) -> Callable[..., Any]:
+def timed_call(prepared: Prepared) -> Callable[..., Any]:
     """The call for a measurement: where the result may still be being computed on return, it waits for the device."""
     if not prepared.asynchronous:
         return prepared.call

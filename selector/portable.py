@@ -20,7 +20,7 @@ class Portable:
     function : ``f(*operands, *, xp, **parameters)``; `xp` is the backend's namespace.
     algorithm : part of the variants' names: "fft" makes "torch/fft" and "cupy/fft@cuda:0"; "" makes "torch".
     static : names of the parameters that are no arrays: what a compiler must take as constants.
-    pure : it depends on nothing but its arguments, so that it may be compiled.
+    pure : it depends on nothing but its arguments and changes none of them, so that it may be compiled.
     one_thread : also a variant on one thread, where the library has a cheap setter ("torch/1-thread").
     work, workspace, dtypes, accuracy : as in `Variant`.
     """
@@ -48,6 +48,7 @@ class Portable:
         return Variant(
             name, backend, load, device=device, threads=threads, work=self.work, workspace=self.workspace,
             dtypes=self.dtypes, gradients=registry.executor(backend).capabilities.gradients, accuracy=self.accuracy,
+            reads_only=self.pure,
         )  # fmt: skip
 
     def everywhere(self) -> Iterator[Variant]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from anomalies import plain_anomaly
+from chains import double, filtering, multiply, shift, teach, teach_moves  # noqa: F401 - fixtures
 from pointsman.executors import registry
 from pointsman.executors.base import Variant
 from pointsman.executors.breaker import Breakers
