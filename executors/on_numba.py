@@ -1,18 +1,33 @@
-"""Numba: compiled loops over NumPy arrays, compiled once per combination of dtypes and layouts."""
+"""Numba: compiled loops over NumPy arrays, compiled once per combination of dtypes and layouts; on GPUs too.
+
+A function is written for the host or for a GPU, and its variant says for which. On a GPU it takes and gives Numba's
+own device arrays, in rows (C order). They live between conversion in and conversion out only: callers never meet them.
+Numba needs CUDA's compiler there: ``pip install 'numba-cuda[cu13]'`` brings it (``[cu12]`` for a driver of CUDA 12),
+and takes the place of the CUDA target that Numba itself contains, which is deprecated but works with a CUDA 12 toolkit.
+"""
 
 from __future__ import annotations
 
 import functools
+import os
+import re
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..telemetry import hardware
 from ..telemetry.outcome import Failure
 from .base import Capabilities, Executor, Variant
-from .errors import BackendUnavailableError
+from .errors import BackendUnavailableError, UnsupportedError
 from .on_numpy import FLOATS, INTEGERS
+
+_OUT_OF_MEMORY = re.compile(r"OUT_OF_MEMORY|cudaErrorMemoryAllocation")
+_NO_CUDA = {"CudaSupportError", "NvvmSupportError", "NvrtcSupportError"}  # a part of CUDA that cannot be found
+_CUDA_FAILED = {"CudaDriverError", "CudaRuntimeError", "NvvmError", "NvrtcError", "LinkerError"}
 
 
 def _check(x: Any) -> float:
@@ -23,10 +38,25 @@ def _check(x: Any) -> float:
 
 
 class NumbaExecutor(Executor):
-    """Runs dispatchers made by `numba.njit`. float16 is left out: Numba has it on GPUs only."""
+    """Runs dispatchers made by `numba.njit`, and launchers of kernels made by `numba.cuda.jit`.
+
+    float16 is left out: Numba has it on GPUs only.
+    """
 
     name = "numba"
-    capabilities = Capabilities(dtypes=INTEGERS | FLOATS | {"bool"}, compiles="dtype", sets_threads=True)
+    capabilities = Capabilities(
+        dtypes=INTEGERS | FLOATS | {"bool"}, devices=("cpu", "cuda"), asynchronous=True, compiles="dtype",
+        sets_threads=True, device_bound=True,
+    )  # fmt: skip
+    _started = False  # whether a variant for a GPU has been made ready: waiting would start CUDA otherwise
+
+    def devices(self) -> tuple[str, ...]:
+        """The host, and the first GPU where NVML names one and CUDA's compiler can be found."""
+        return ("cpu", "cuda:0") if hardware.gpus() and _finds_cuda() else ("cpu",)
+
+    def is_asynchronous(self, device: str) -> bool:
+        """Kernels on a GPU return early, functions on the host do not."""
+        return device != "cpu"
 
     def probe(self) -> None:
         """Compile a loop and sum five numbers."""
@@ -35,6 +65,49 @@ class NumbaExecutor(Executor):
         found = numba.njit(_check)(np.arange(5.0))
         if found != 10.0:
             raise BackendUnavailableError(f"the compiled sum of 0..4 came out as {found}, not 10.0")
+
+    def holds(self, x: object) -> bool:
+        """Whether `x` is one of Numba's device arrays."""
+        return bool(getattr(type(x), "__cuda_ndarray__", False))
+
+    def convert_in(self, x: Any, device: str = "cpu") -> Any:
+        """Give `x` as a NumPy array, or on a GPU as a device array in C order: itself, or else a copy."""
+        if device == "cpu":
+            return super().convert_in(x)
+        if self.holds(x):
+            return x
+        cuda = _cuda()
+        if not isinstance(x, np.ndarray):
+            lent = _lent(x)
+            if lent is None:
+                return super().convert_in(x, device)  # over the host, and here again as a NumPy array
+            own = cuda.device_array(lent.shape, lent.dtype)
+            own.copy_to_device(lent)
+            return own
+        if x.dtype.name not in self.capabilities.dtypes:
+            raise UnsupportedError(self.refuses(x.dtype.name))
+        return cuda.to_device(np.asarray(x, x.dtype.newbyteorder("="), order="C"))
+
+    def converter(self, function: Callable[..., Any], device: str) -> Callable[[Any], Any]:  # noqa: ARG002
+        """What another library has on the GPU is lent, not copied: no function here writes to its arguments."""
+        if device == "cpu":
+            return self.convert_in
+
+        def convert(x: Any) -> Any:
+            lent = None if isinstance(x, np.ndarray) or self.holds(x) else _lent(x)
+            return self.convert_in(x, device) if lent is None else lent
+
+        return convert
+
+    def convert_out(self, y: Any) -> np.ndarray[Any, Any]:
+        """Give `y` as a writable NumPy array; waits for the kernels that make it."""
+        array: np.ndarray[Any, Any] = y.copy_to_host() if self.holds(y) else np.asarray(y)
+        return array
+
+    def synchronize(self, y: Any) -> None:  # noqa: ARG002 - all work of the device is waited for
+        """Wait for the GPU, where one is in use."""
+        if self._started:
+            sys.modules["numba.cuda"].synchronize()
 
     def adopt(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Compile a plain function; one that is compiled already is taken as it is."""
@@ -47,9 +120,12 @@ class NumbaExecutor(Executor):
 
     def prepare(self, function: Callable[..., Any], variant: Variant) -> Callable[..., Any]:
         """Run with `variant.threads` threads: Numba masks its pool per calling thread, so nothing else notices."""
+        if variant.device != "cpu":
+            self._started = True
         threads = variant.threads
         if threads is None:
-            return function
+            parallel = getattr(innermost(function, "targetoptions"), "targetoptions", {}).get("parallel")
+            return _leaving_torch_alone(function) if parallel and variant.device == "cpu" else function
         import numba
 
         most = int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
@@ -72,10 +148,68 @@ class NumbaExecutor(Executor):
 
     def classify(self, error: BaseException) -> Failure | None:
         """What Numba cannot compile is unsupported; what compiled code raises is the caller's."""
+        if type(error).__module__.startswith("numba"):  # or "numba_cuda": CUDA's classes lie elsewhere in each
+            names = {kind.__name__ for kind in type(error).__mro__}
+            if names & _NO_CUDA:
+                return Failure.UNAVAILABLE
+            if names & _CUDA_FAILED:
+                return Failure.OUT_OF_MEMORY if _OUT_OF_MEMORY.search(str(error)) else Failure.DRIVER
         errors = sys.modules.get("numba.core.errors")
         if errors is not None and isinstance(error, errors.NumbaError):
             return Failure.UNSUPPORTED
         return super().classify(error)
+
+    def free_caches(self) -> None:
+        """Have the GPU memory freed that Numba has put off freeing."""
+        if self._started:
+            sys.modules["numba.cuda"].current_context().deallocations.clear()
+
+
+def _leaving_torch_alone(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Numba's OpenMP layer sets the thread count of the calling thread, and torch asks OpenMP for its own."""
+
+    @functools.wraps(function)
+    def alone(*args: Any, **kwargs: Any) -> Any:
+        torch = sys.modules.get("torch")
+        before = getattr(torch, "get_num_threads", _no_count)()  # torch may be being imported by another thread
+        try:
+            return function(*args, **kwargs)
+        finally:
+            if before is not None and torch.get_num_threads() != before:  # type: ignore[union-attr]
+                torch.set_num_threads(before)  # type: ignore[union-attr]
+
+    return alone
+
+
+def _no_count() -> None:
+    return None
+
+
+def _cuda() -> Any:
+    import numba.cuda
+
+    return numba.cuda
+
+
+def _lent(x: Any) -> Any:
+    """A device array over the memory of another library's array on a GPU; None if it is none or needs a gradient."""
+    interface = None if getattr(x, "requires_grad", False) else getattr(x, "__cuda_array_interface__", None)
+    if interface is None:
+        return None
+    if interface.get("strides") is not None:
+        x = x.contiguous() if hasattr(x, "contiguous") else x.copy()
+    cuda = _cuda()
+    cuda.synchronize()  # the interface does not say on which streams `x` is being computed
+    return cuda.as_cuda_array(x, sync=False)
+
+
+@functools.lru_cache(maxsize=1)
+def _finds_cuda() -> bool:
+    """Whether CUDA's compiler (NVVM) lies where Numba looks for it; the package numba-cuda has its own ways."""
+    if find_spec("numba_cuda") is not None:
+        return True
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda", sys.prefix]
+    return any(Path(home, "nvvm").is_dir() for home in homes if home)
 
 
 def innermost(function: Any, attribute: str) -> Any:

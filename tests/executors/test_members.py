@@ -266,6 +266,27 @@ def test_a_thread_count_lasts_for_the_call_only(name):
     assert library.get_num_threads() == before
 
 
+def test_a_parallel_numba_call_leaves_the_threads_of_torch_as_they_were():
+    import numba
+    import torch
+
+    def count(x):
+        total = 0.0
+        for i in numba.prange(x.size):
+            total += x[i]
+        return total
+
+    compiled = numba.njit(parallel=True)(count)
+    call = prepare(Variant("numba/parallel", "numba", lambda: compiled), ("numpy",)).call
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(numba.config.NUMBA_NUM_THREADS + 1)
+        assert call(np.ones(1000)) == 1000.0
+        assert torch.get_num_threads() == numba.config.NUMBA_NUM_THREADS + 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_gpus_are_reported_only_where_there_are_some(gpus, monkeypatch):
     torch, jax = registry.executor("torch"), registry.executor("jax")
     gpus(0)
