@@ -163,8 +163,9 @@ def convert(x: Any, to: str, device: str | None = None, dtype: str | None = None
     Parameters
     ----------
     x : an array of numpy, torch, jax or cupy, or nested tuples, lists and dictionaries of them.
-    to : name of a backend: "numpy" ("scipy" and "numba" mean the same), "torch", "jax", or a registered one.
-    device : "cpu" or "cuda:0"; None leaves an array of the target's own kind where it is and means "cpu" otherwise.
+    to : name of a backend: "numpy" ("scipy" and "numba" mean the same), "torch", "jax", "cupy", or a registered one.
+    device : "cpu" or "cuda:0"; None leaves an array of the target's own kind where it is and otherwise means "cpu", or
+        the first GPU where the target has arrays there only (cupy).
     dtype : name of the wanted dtype ("float32"), or a dtype of any library; None keeps it.
 
     Returns
@@ -211,6 +212,8 @@ def _name_of(dtype: object) -> str:
 def _convert_leaf(x: Any, target: Executor, device: str | None, dtype: str | None) -> Any:
     if isinstance(x, np.generic):
         x = np.asarray(x)
+    elif getattr(type(x), "__cuda_ndarray__", False):
+        x = x.copy_to_host()  # Numba's, as `to="numba"` gives on a GPU
     kind = kind_of(x)
     if kind is None:
         return x
@@ -219,7 +222,7 @@ def _convert_leaf(x: Any, target: Executor, device: str | None, dtype: str | Non
     if dtype is not None and dtype_name(x) != dtype:
         x, dtype = _cast_at_source(x, kind, dtype)
     if kind != target.kind:
-        x = target.convert_in(x, device or "cpu")
+        x = target.convert_in(x, device or target.capabilities.home)
     elif device is not None and residency(x).partition("@")[2] != device.replace("cpu", ""):
         x = target.convert_in(x, device)
     return x if dtype is None else target.astype(x, dtype)
@@ -255,7 +258,9 @@ def across(x: Any, target: Executor, device: str = "cpu") -> Any:
     if there and hasattr(target, "from_dlpack") and (device != "cpu" or dtype_name(x) == "bfloat16"):
         return target.from_dlpack(x)
     source = registry.of_kind(kind)
-    return target.convert_in(x.get() if source is None else source.convert_out(x), device)
+    if source is None:
+        raise UnsupportedError(f"no backend has arrays of kind {kind!r} any more; it was taken out")
+    return target.convert_in(source.convert_out(x), device)
 
 
 def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:

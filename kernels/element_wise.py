@@ -28,6 +28,7 @@ from ..selector.portable import Portable
 from .base import Arguments, Kernel
 from .binding import numba_variant
 from .checks import need_array
+from .on_cuda import cuda_variant, load_chain
 
 Array = np.ndarray[Any, Any]
 BLOCK = 16384  # elements; three blocks of float64 stay in a 1 MiB second-level cache
@@ -109,6 +110,7 @@ OPERATION = Kernel(
         Variant("numpy", "numpy", lambda: _on_numpy, threads=1),
         numba_variant("numba", _build, _scalar_as_numpy),
         numba_variant("numba/parallel", _build, _scalar_as_numpy),
+        cuda_variant("numba", load_chain),
     ),
     portable=Portable(_fused, one_thread=True),
     work=_work,

@@ -29,6 +29,7 @@ from ..selector.portable import Portable
 from .base import Arguments, Kernel
 from .binding import numba_variant
 from .checks import need_array
+from .on_cuda import cuda_variant, load_sum_of_squares
 
 Array = np.ndarray[Any, Any]
 BLOCK = 16384  # elements squared at a time, so that the squares stay in the cache
@@ -123,6 +124,7 @@ OPERATION = Kernel(
         Variant("numpy/dot", "numpy", lambda: _blas, threads=1, accuracy={"float32": 2e-6, "float64": 2e-14}),
         numba_variant("numba", _build, _scalar, reorder=True),
         numba_variant("numba/parallel", _build, _scalar, reorder=True),
+        cuda_variant("numba", load_sum_of_squares),
     ),
     portable=Portable(_in_steps, one_thread=True),
     work=_work,

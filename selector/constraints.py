@@ -71,7 +71,7 @@ def variants_of(operation: Operation | None, devices: tuple[str, ...]) -> list[V
 
 def _bare(name: str, capable: Capabilities) -> Variant:
     """A backend as a variant of an operation whose functions are the caller's."""
-    device = "cpu" if "cpu" in capable.devices else f"{capable.devices[0]}:0"
+    device = capable.home
     at = "" if device == "cpu" else f"@{device}"
     return Variant(f"{name}{at}", name, _no_function, device=device, gradients=capable.gradients)
 

@@ -305,7 +305,7 @@ def test_unknown_targets_and_devices_are_named():
     with pytest.raises(ValueError, match="did you mean 'torch'"):
         convert(np.ones(2), "torhc")
     with pytest.raises(BackendUnavailableError, match="not part of this version"):
-        convert(np.ones(2), "cupy")
+        convert(np.ones(2), "stan")
     with pytest.raises(UnsupportedError, match="it can use: cpu"):
         convert(np.ones(2), "numpy", device="cuda:0")
     assert convert(np.ones(2), "torch", device="cpu").device.type == "cpu"

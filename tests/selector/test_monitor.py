@@ -74,13 +74,13 @@ def test_of_a_mapping_the_first_in_the_decisions_chain_runs(make, workload):
 
 
 def test_a_backend_of_another_version_is_unavailable_and_the_chain_goes_on(make, workload, scripted, ran):
-    selector, cupy, gpu = make(), BackendType.CUPY, BackendType.GPU
-    assert selector.execute_with_monitoring("s", cupy, scripted(numpy=7), workload(), [gpu, "numpy"]) == 7
-    assert selector.execute_with_monitoring("s", "torch", scripted(torch=MemoryError()), workload(), [cupy, "jax"]) == 0
+    selector, stan, gpu = make(), BackendType.STAN, BackendType.GPU
+    assert selector.execute_with_monitoring("s", stan, scripted(numpy=7), workload(), [gpu, "numpy"]) == 7
+    assert selector.execute_with_monitoring("s", "torch", scripted(torch=MemoryError()), workload(), [stan, "jax"]) == 0
     assert ran == ["numpy", "torch", "jax"]
     assert set(recorded(selector)) == {"numpy", "torch", "jax"}
-    with pytest.raises(NoCandidateError, match=r"(?s)cupy: unavailable.*not part of this version.*gpu: unavail"):
-        selector.execute_with_monitoring("s", cupy, scripted(), workload(), [gpu])
+    with pytest.raises(NoCandidateError, match=r"(?s)stan: unavailable.*not part of this version.*gpu: unavail"):
+        selector.execute_with_monitoring("s", stan, scripted(), workload(), [gpu])
 
 
 def test_a_closure_for_a_backend_of_another_version_still_runs_once(make, workload):
@@ -92,9 +92,9 @@ def test_a_closure_for_a_backend_of_another_version_still_runs_once(make, worklo
 
     calls = []
     fallback = [BackendType.GPU, "numpy", "jax"]
-    assert make().execute_with_monitoring("s", "cupy", lambda: count(7), workload(), fallback) == 7
-    with pytest.raises(NoCandidateError, match=r"(?s)cupy: unavailable.*numpy: out of memory"):
-        make().execute_with_monitoring("s", "cupy", lambda: count(MemoryError("big")), workload(), fallback)
+    assert make().execute_with_monitoring("s", "stan", lambda: count(7), workload(), fallback) == 7
+    with pytest.raises(NoCandidateError, match=r"(?s)stan: unavailable.*numpy: out of memory"):
+        make().execute_with_monitoring("s", "stan", lambda: count(MemoryError("big")), workload(), fallback)
     assert len(calls) == 2
 
 
@@ -346,8 +346,8 @@ def test_a_preference_is_passed_over_with_the_reason_and_a_requirement_is_not(ma
     assert selector.select_backend(workload(), BackendType.SCIPY) is BackendType.SCIPY
     with pytest.raises(ValueError, match="no backend is called 'tensorflow'"):
         selector.decide(workload(), "tensorflow")
-    later = selector.decide(workload(), BackendType.CUPY)
-    assert "'cupy' is not part of this version" in later.passed_over
+    later = selector.decide(workload(), BackendType.STAN)
+    assert "'stan' is not part of this version" in later.passed_over
     with pytest.raises(NoCandidateError, match="demanded by require='scipy'"):
         selector.decide(workload(requires_gradient=True, require="scipy"))
 

@@ -188,6 +188,6 @@ def test_a_preference_of_the_wrong_type_and_no_workload_are_told_apart(make, wor
 
 def test_a_wish_for_a_device_or_for_what_is_to_come_is_passed_over_with_the_reason(make, workload):
     assert "there is no usable GPU here" in make().decide(workload(), "gpu").passed_over
-    assert "not part of this version" in make().decide(workload(), "cupy").passed_over
+    assert "not part of this version" in make().decide(workload(), "stan").passed_over
     required = workload(require="torch")
     assert "'torch' is required" in make().decide(required, "numpy").passed_over
