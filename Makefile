@@ -7,12 +7,13 @@ FOLDERS := api kernels selector executors telemetry
 MEMBERS := $(sort $(shell find $(FOLDERS) -type f -not -path '*/__pycache__/*'))
 CHECKED := $(FOLDERS) tests benchmarks
 
-.PHONY: help demo test check bench priors gpu soak wheel wheel-test clean FORCE
+.PHONY: help demo test check agreement bench priors gpu soak wheel wheel-test clean FORCE
 
 help:
 	@echo "make demo        install, then run a mixed stream of real work and watch the choices being learned"
 	@echo "make test        install, then run the tests"
 	@echo "make check       ruff, mypy --strict, import floors"
+	@echo "make agreement   how far each variant is from its reference; renews docs/agreement.md"
 	@echo "make bench       what choosing costs, and what it gains"
 	@echo "make priors      measure the curves that the package ships with; OPERATIONS=sort,fft for some of them"
 	@echo "make soak        the tests that take minutes"
@@ -34,6 +35,9 @@ check: $(ENV)
 	$(PY) -m pytest -q tests/test_floors.py
 	@$(PY) -c "import sys, torch; torch.version.cuda and sys.exit('torch with CUDA ' + torch.version.cuda + ' was \
 	installed, several GB of it: the checks want the CPU build that constraints.txt names')"
+
+agreement: $(ENV)
+	$(PY) -m pointsman.cli agreement --page docs/agreement.md
 
 bench: $(ENV)
 	$(PY) -m benchmarks

@@ -1,34 +1,38 @@
-"""The command line: `pointsman backends | explain | run | summary | history | demo`."""
+"""The command line: `pointsman backends | explain | run | agreement | summary | history | demo`."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
-import inspect
 import json
-import math
 import os
-import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pointsman import __version__
+from pointsman.cli_inputs import (
+    SHAPE_HELP,
+    WrongUseError,
+    fitting,
+    parse_count,
+    parse_dtype,
+    parse_parameter,
+    parse_seconds,
+    parse_shapes,
+    random,
+    shapes_of,
+    usual,
+    zeros,
+)
 from pointsman.executors.errors import PointsmanError
 from pointsman.selector import operations, settings
-from pointsman.selector.dtypes import canonical_dtype
 
-Shapes = tuple[tuple[int, ...], ...]
 Handler = Callable[[argparse.Namespace], int]
-
-SHAPE_HELP = "axes joined by x or commas, operands by | or as further arguments: 1000x1000, 4096, '512x64|64x8'"
-
-
-class WrongUseError(Exception):
-    """The command makes no sense; the message says what would. Exit code 2."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,17 +92,17 @@ def _explain(arguments: argparse.Namespace) -> int:
     import pointsman
 
     selector = pointsman.default_selector()
-    operation, shapes = arguments.operation, _shapes(arguments)
+    operation, shapes = arguments.operation, shapes_of(arguments)
     known = operations.find(operation)
     if known is None or arguments.grad:
         decision = selector.decide(
             pointsman.WorkloadCharacteristics(
                 operation_type=operation, shapes=shapes, dtype=arguments.dtype, requires_gradient=arguments.grad,
-                parameters={**_usual(known), **dict(arguments.param)},
+                parameters={**usual(known), **dict(arguments.param)},
             )
         )  # fmt: skip
     else:  # what a call would ask, so that what calls have taught counts
-        args, keywords = _arguments(known, shapes, arguments, _zeros)
+        args, keywords = fitting(known, shapes, arguments, zeros)
         decision = selector.dispatcher(operation).explain(*args, **keywords)
     if arguments.json:
         return _print_json(decision.to_json())
@@ -112,11 +116,8 @@ def _run(arguments: argparse.Namespace) -> int:
     operation = arguments.operation
     known = operations.find(operation)
     if known is None:
-        names = operations.names()
-        close = difflib.get_close_matches(operation, names, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise WrongUseError(f"no operation is called {operation!r}{hint}; there are: {', '.join(names)}")
-    args, keywords = _arguments(known, _shapes(arguments), arguments, _random)
+        raise _no_operation(operation, operations.names())
+    args, keywords = fitting(known, shapes_of(arguments), arguments, random)
     dispatcher = pointsman.default_selector().dispatcher(operation)
     dispatcher.explain(*args, **keywords)  # opens the history, so that the first call is timed without that
     seconds: list[float] = []
@@ -140,13 +141,31 @@ def _run(arguments: argparse.Namespace) -> int:
     }
     if arguments.json:
         return _print_json(report)
-    from pointsman.summary_table import seconds as text
+    from pointsman.telemetry.show import seconds as text
 
     print(f"{operation} {' '.join('x'.join(map(str, x.shape)) for x in args)} {arguments.dtype}")
     print(f"  first call {text(seconds[0])}, median of {len(seconds)} {text(report['median_s'])}")
     print(f"  result {np.shape(result)} {result.dtype}")
     print(f"  next call: {decision.variant} [{decision.rule}] {decision.reason}")
     return 0
+
+
+def _agreement(arguments: argparse.Namespace) -> int:
+    from pointsman import agreement_page
+    from pointsman.kernels import agreement
+
+    if unknown := [name for name in arguments.operation if name not in agreement.names()]:
+        raise _no_operation(unknown[0], agreement.names())
+    if arguments.page is not None and not arguments.page.parent.is_dir():
+        raise WrongUseError(f"there is no folder {str(arguments.page.parent)!r} to write {arguments.page.name} into")
+    rows = agreement.agreement(arguments.operation or None)
+    if arguments.page is not None:
+        arguments.page.write_text(agreement_page.markdown(rows), encoding="utf-8")
+    if arguments.json:
+        _print_json([row.to_json() for row in rows])
+    else:
+        print(agreement_page.grid(rows), end="")
+    return 1 if any(row.agrees is False for row in rows) else 0
 
 
 def _summary(arguments: argparse.Namespace) -> int:
@@ -187,104 +206,10 @@ def _demo(arguments: argparse.Namespace) -> int:
     return demo.main([*(["--quick"] if arguments.quick else []), "--budget", str(arguments.budget)])
 
 
-# ---- inputs
-
-
-def _shapes(arguments: argparse.Namespace) -> Shapes:
-    return tuple(shape for given in arguments.shape for shape in given)
-
-
-def _parse_shapes(text: str) -> Shapes:
-    shapes = []
-    for operand in text.split("|"):
-        axes = re.split(r"[x,]", operand.strip().strip("()").rstrip(","))
-        if not all(axis.strip().isdecimal() for axis in axes):
-            raise argparse.ArgumentTypeError(f"{text!r} is no shape: {SHAPE_HELP}")
-        shapes.append(tuple(int(axis) for axis in axes))
-    return tuple(shapes)
-
-
-def _parse_dtype(text: str) -> str:
-    try:
-        return canonical_dtype(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _parse_parameter(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
-        raise argparse.ArgumentTypeError(f"{text!r} is no parameter; give NAME=VALUE, such as order=0.5 or mode=same")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
-
-
-def _parse_count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no count; give a whole number, 1 or more")
-    return int(text)
-
-
-def _parse_seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0.0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no duration; give seconds, 0 or more")
-    return value
-
-
-def _usual(known: operations.Operation | None) -> dict[str, Any]:
-    """Parameters that the operation's own sample input has."""
-    sample = getattr(known, "sample", None)
-    return {} if sample is None else dict(sample(np.random.default_rng(0), 1, "float64")[1])
-
-
-def _arguments(
-    known: operations.Operation, shapes: Shapes, arguments: argparse.Namespace, make: Callable[..., Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments of these shapes that the operation accepts; an operand that was left out gets a fitting shape."""
-    keywords = {**_usual(known), **dict(arguments.param)}
-    validate = getattr(known, "validate", None)
-    if validate is None:
-        return tuple(make(shape, arguments.dtype) for shape in shapes), keywords
-    takes = [p.name for p in inspect.signature(validate).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    if unknown := [name for name in keywords if name not in takes]:
-        has = f"it has: {', '.join(takes)}" if takes else "it has none"
-        raise WrongUseError(f"{known.name} has no parameter {unknown[0]!r}; {has}")
-    roots, swapped = tuple(max(1, math.isqrt(d)) for d in shapes[0]), shapes[0][:-2] + shapes[0][-2:][::-1]
-    problem: Exception | None = None
-    for tried in (shapes, (*shapes, roots), (*shapes, swapped)):
-        try:
-            validate(*(_zeros(shape, arguments.dtype) for shape in tried), **keywords)
-        except (TypeError, ValueError) as error:
-            # A missing argument is the least telling of the complaints.
-            problem = error if problem is None or "missing" in str(problem) else problem
-            continue
-        return tuple(make(shape, arguments.dtype) for shape in tried), keywords
-    raise WrongUseError(f"{known.name} does not accept this: {problem}") from problem
-
-
-def _zeros(shape: tuple[int, ...], dtype: str) -> Any:
-    """An array of any shape that takes the memory of one element."""
-    return np.broadcast_to(np.zeros((), _numpy_dtype(dtype)), shape)
-
-
-def _random(shape: tuple[int, ...], dtype: str) -> Any:
-    rng, kind = np.random.default_rng(0), _numpy_dtype(dtype)
-    if kind.kind in "biu":
-        return rng.integers(0, 2 if kind.kind == "b" else 100, shape).astype(kind)
-    values = rng.standard_normal(shape)
-    return (values + 1j * rng.standard_normal(shape) if kind.kind == "c" else values).astype(kind)
-
-
-def _numpy_dtype(dtype: str) -> np.dtype[Any]:
-    if dtype == "bfloat16":
-        raise WrongUseError("dtype bfloat16 has no NumPy arrays to run on; take float32, or float16")
-    return np.dtype(dtype)
+def _no_operation(name: str, known: Iterable[str]) -> WrongUseError:
+    close = difflib.get_close_matches(name, known := list(known), n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return WrongUseError(f"no operation is called {name!r}{hint}; there are: {', '.join(known)}")
 
 
 # ---- output
@@ -340,7 +265,17 @@ def _parser() -> argparse.ArgumentParser:
         "pointsman run fft 1000x4096 --repeat 20",
     )  # fmt: skip
     _workload_arguments(p)
-    p.add_argument("--repeat", type=_parse_count, default=1, metavar="N", help="calls to make (default 1)")
+    p.add_argument("--repeat", type=parse_count, default=1, metavar="N", help="calls to make (default 1)")
+    _json_option(p)
+
+    p = _command(
+        commands, "agreement", _agreement,
+        "measure how far each variant is from its float64 reference; imports and compiles: a minute or two. Exit code "
+        "1 if one is out of tolerance.",
+        "pointsman agreement reduction",
+    )  # fmt: skip
+    p.add_argument("operation", metavar="OPERATION", nargs="*", help="names of built-in operations (default: all)")
+    p.add_argument("--page", type=Path, metavar="FILE", help="write the grid as a page of Markdown too")
     _json_option(p)
 
     p = _command(commands, "summary", _summary, "show what was learned, gained, lost and spent",
@@ -360,7 +295,7 @@ def _parser() -> argparse.ArgumentParser:
         "pointsman demo --quick",
     )  # fmt: skip
     p.add_argument("--quick", action="store_true", help="a tenth of the calls")
-    p.add_argument("--budget", type=_parse_seconds, default=45.0, metavar="S",
+    p.add_argument("--budget", type=parse_seconds, default=45.0, metavar="S",
                    help="seconds for timing every variant afterwards (default 45)")  # fmt: skip
     return parser
 
@@ -377,9 +312,9 @@ def _command(commands: Any, name: str, handler: Handler | None, what: str, examp
 
 def _workload_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("operation", metavar="OPERATION", help="name of the operation, such as fft")
-    parser.add_argument("shape", metavar="SHAPE", nargs="+", type=_parse_shapes, help=SHAPE_HELP)
-    parser.add_argument("--dtype", type=_parse_dtype, default="float64", help="dtype of the operands (default float64)")
-    parser.add_argument("--param", type=_parse_parameter, action="append", default=[], metavar="NAME=VALUE",
+    parser.add_argument("shape", metavar="SHAPE", nargs="+", type=parse_shapes, help=SHAPE_HELP)
+    parser.add_argument("--dtype", type=parse_dtype, default="float64", help="dtype of the operands (default float64)")
+    parser.add_argument("--param", type=parse_parameter, action="append", default=[], metavar="NAME=VALUE",
                         help="a parameter of the operation, such as order=0.5; may be repeated")  # fmt: skip
 
 

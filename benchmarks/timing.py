@@ -18,7 +18,7 @@ from typing import Any
 
 from pointsman.telemetry.load import LoadMeter
 
-LIBRARIES = ("numpy", "scipy", "numba", "torch", "jax", "pydantic", "sqlite-utils")
+LIBRARIES = ("numpy", "scipy", "numba", "torch", "jax", "pyfftw", "pydantic", "sqlite-utils")
 COLLECTING = "import gc; gc.enable()"  # timeit switches the collector off, users do not
 
 

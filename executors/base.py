@@ -37,6 +37,7 @@ class Capabilities:
     deterministic : the same call gives the same bits again.
     sets_threads : a variant may name a thread count, set around each call at the cost of less than a microsecond.
     device_bound : a function is written for one kind of device; elsewhere it runs wherever its arrays lie.
+    general : it can serve about any operation; a library for one purpose is a candidate only where that is known.
     """
 
     dtypes: frozenset[str]
@@ -49,6 +50,7 @@ class Capabilities:
     deterministic: bool = True
     sets_threads: bool = False
     device_bound: bool = False
+    general: bool = True
 
     @property
     def home(self) -> str:

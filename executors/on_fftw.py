@@ -59,7 +59,7 @@ class FftwExecutor(Executor):
     """Runs functions that take their transforms from `lend` and `transform`."""
 
     name = "fftw"
-    capabilities = Capabilities(dtypes=FLOATS, compiles="shape")
+    capabilities = Capabilities(dtypes=FLOATS, compiles="shape", general=False)
 
     @property
     def effort(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -53,12 +53,19 @@ class Machine:
         return self._host
 
 
-def variants_of(operation: Operation | None, devices: tuple[str, ...]) -> list[Variant]:
-    """Every variant in canonical order; an operation without variants of its own has one per array backend."""
+def variants_of(
+    operation: Operation | None, devices: tuple[str, ...], named: Collection[str | None] = ()
+) -> list[Variant]:
+    """Every variant in canonical order; an operation without variants of its own has one per array backend.
+
+    A library for one purpose (`Capabilities.general`) is among the latter only if it is `named`: asked for, or known
+    to have run the operation.
+    """
     if operation is not None:
         out = list(operation.variants)
     else:
-        out = [_bare(name, capable) for name, capable in registry.array_backends()]
+        backends = registry.array_backends()
+        out = [_bare(name, capable) for name, capable in backends if capable.general or name in named]
     names = {v.name for v in out}
     for device in devices:
         for v in list(out):

@@ -96,8 +96,10 @@ class Engine:
         settings = self.settings()
         operation = request.known_operation()
         devices = self.machine.devices(settings)
-        variants = variants_of(operation, devices)
         insists, who = self._insists(request, settings)
+        variants = variants_of(
+            operation, devices, self._named(request, insists, preferred) if operation is None else ()
+        )
         if insists is not None and not request.require and self._may_run(request, preferred, variants, settings):
             insists, who = None, ""  # the call goes over scope, process and environment
         fit, excluded = [], []
@@ -240,6 +242,10 @@ class Engine:
             return Ranking(order, "default", why), settings.origin.get("mode", ""), "", notes
         return ranking, "", "", ()
 
+    def _named(self, request: Request, *wishes: str | None) -> set[str | None]:
+        """Backends that are asked for, or have run the operation."""
+        return {*wishes, *(cell.variant for cell, _ in self.history.state.of(request.operation, request.dtype))}
+
     def _may_run(self, request: Request, wish: str | None, variants: Sequence[Variant], settings: Settings) -> bool:
         return wish is not None and any(
             matches(v, wish) and why_not(request, v, settings, self.machine, None) is None for v in variants
@@ -251,7 +257,7 @@ class Engine:
             return f"there is no usable {wish.upper()} here"
         reasons = [
             f"{v.name}: {why_not(request, v, settings, self.machine, insists)}"
-            for v in variants_of(request.known_operation(), self.machine.devices(settings))
+            for v in variants_of(request.known_operation(), self.machine.devices(settings), (wish,))
             if matches(v, wish)
         ]
         if reasons:

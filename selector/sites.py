@@ -94,4 +94,4 @@ class Sites:
     def _variant(self, request: Request, name: str) -> Variant | None:
         engine = self._engine()
         devices = engine.machine.devices(engine.settings())
-        return next((v for v in variants_of(request.known_operation(), devices) if v.name == name), None)
+        return next((v for v in variants_of(request.known_operation(), devices, (name,)) if v.name == name), None)

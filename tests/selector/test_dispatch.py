@@ -381,7 +381,7 @@ def test_the_explanation_tells_all_in_text_and_json(toy):
     assert data["excluded"][0]["variant"] == "broken"
     assert [c["expected_s"] for c in data["candidates"]] == [c.prediction.seconds for c in decision.candidates]
     assert str(decision) == text
-    assert "<pre>" in decision._repr_html_()
+    assert "expected 2.00x faster than the default plain" in decision._repr_html_()
     assert decision.counterfactual("plain").startswith("plain would take 2 ms (")
     assert "failed once" in decision.counterfactual("broken")
     assert "not among the candidates" in decision.counterfactual("cupy")
