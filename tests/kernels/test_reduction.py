@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 from pointsman.executors.prepare import prepare
-from pointsman.kernels.reduction import OPERATION
+from pointsman.selector import operations
 
-CPU = [v for v in OPERATION.variants if v.device == "cpu"]
+CPU = [v for v in operations.find("reduction").variants if v.device == "cpu"]  # those derived for torch and jax too
 
 
 @pytest.fixture(scope="module")

@@ -95,7 +95,8 @@ def test_disabled_backends_are_named_with_the_variable(make, workload):
     decision = make(settings=disabled).decide(workload(), "torch")
     assert set(decision.chain) == {"numpy", "scipy"}
     why = "disabled by POINTSMAN_DISABLE and POINTSMAN_DISABLE_JAX"
-    assert dict(decision.excluded) == {"numba": why, "torch": why, "jax": why}
+    on_host = {name: reason for name, reason in decision.excluded if "@" not in name}
+    assert on_host == {"numba": why, "torch": why, "jax": why}
     assert decision.passed_over == f"preferred_backend='torch' is passed over: torch: {why}"
 
 
