@@ -106,7 +106,7 @@ def _scalar(compiled: Any) -> Callable[[Array], Any]:
 
 
 def _load_jax() -> Callable[..., Any]:
-    """XLA sums in a tree of its own since 0.10 (off by 3e-8 for 3e7 equal terms in single precision), before in lanes."""
+    """XLA sums in a tree since 0.10 (off by 3e-8 for 3e7 equal terms in single precision), before that in lanes."""
     import jax
 
     xp = executor("jax").namespace()

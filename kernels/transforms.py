@@ -3,7 +3,9 @@
 with engine.pair(x.shape, sizes, x.dtype) as pair:
     spectrum = pair.forward(x)                 # zeros appended up to `sizes`
     spectrum *= response
-    y = pair.backward(cut) / math.prod(sizes)  # a copy: what a pair gives is lost at the end of the block
+    y = pair.backward(cut) / gain              # a copy: what a pair gives is lost at the end of the block
+
+`gain` is the number of samples, or 1 where the engine says that it is `scaled`.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ class Pair(Protocol):
         """The spectrum of `x`; of real `x` the bins from zero to the Nyquist frequency. To be filtered in place."""
 
     def backward(self, cut: tuple[slice, ...]) -> Array:
-        """What the spectrum stands for now, times the number of samples; of the last axes only `cut`."""
+        """What the spectrum stands for now, times the gain; of the last axes only `cut`."""
 
 
 class Engine(NamedTuple):
@@ -47,11 +49,13 @@ class Engine(NamedTuple):
     pair : called with the shape of the samples, the transform's lengths and the dtype of the samples.
     at_once : how many padded samples of a batch suit one pair; more are better taken one block after another.
     least : how many rows a block has at least.
+    scaled : there and back gives the samples again, not the samples times their number.
     """
 
     pair: Callable[[tuple[int, ...], tuple[int, ...], Any], Pair]
     at_once: int
     least: int = 1
+    scaled: bool = False
 
 
 class _OnNumpy:
@@ -86,14 +90,16 @@ class _OnNumpy:
     def backward(self, cut: tuple[slice, ...]) -> Array:
         spectrum, outer = self._spectrum, self._outer
         if len(cut) == 2:
-            _into(spectrum, np.fft.ifft, spectrum, None, axis=-2, norm="forward")
+            _into(spectrum, np.fft.ifft, spectrum, None, axis=-2)
             # Rows that are cut away need no transform along the last axis.
             spectrum, outer = spectrum[..., cut[0], :], (*outer[:-1], cut[0].stop - cut[0].start)
         lent = buffers.borrow((*outer, self._last), self._kind)
         samples = lent.__enter__()
         self._lent.append(lent)
         transform = np.fft.ifft if self._kind in "FD" else np.fft.irfft
-        _into(samples, transform, spectrum, self._last, norm="forward")
+        # With norm="forward" NumPy hands its loops a Python integer as the factor, and single precision then takes the
+        # way through double, which is three times slower.
+        _into(samples, transform, spectrum, self._last)
         return samples[..., cut[-1]]
 
 
@@ -104,7 +110,7 @@ def _into(out: Array, transform: Any, x: Array, n: int | None, **options: Any) -
         out[...] = transform(x, n, **options)
 
 
-NUMPY = Engine(_OnNumpy, at_once=1 << 22)  # it computes its twiddle factors in every call: few calls
+NUMPY = Engine(_OnNumpy, at_once=1 << 22, scaled=True)  # it computes its twiddle factors in every call: few calls
 """NumPy's transforms, into kept buffers: a fresh temporary above 128 KiB costs page faults on every call."""
 
 
