@@ -229,6 +229,8 @@ def each(worker: Callable[[Any], Any]) -> Callable[[Chunk], tuple[int, list[Any]
         try:
             for item in items:
                 out.append(worker(item))
+        except StopIteration as error:  # generators are on its way, and Python itself would make this of it there
+            raise RuntimeError(f"the worker raised StopIteration at item {first + len(out)} of the map") from error
         except Exception as error:
             error.add_note(f"pointsman: raised by item {first + len(out)} of the map")
             raise

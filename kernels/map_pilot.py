@@ -59,7 +59,10 @@ class Run:
         first = len(out)
         started = self.clock()
         try:
-            out.extend(map(worker, self.items[first : first + size]))  # a failure leaves what came before it
+            for item in self.items[first : first + size]:
+                out.append(worker(item))  # a failure leaves what came before it
+        except StopIteration as error:  # it would end an iterator somewhere on its way, and results with it
+            raise RuntimeError(f"the worker raised StopIteration at item {len(out)} of the map") from error
         except Exception as error:
             error.add_note(f"pointsman: raised by item {len(out)} of the map")
             raise

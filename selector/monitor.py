@@ -133,7 +133,7 @@ class Monitor:
         """`func` for this backend as a call without arguments."""
         if isinstance(func, Mapping):
             found: Callable[[], Any] | None = func.get(backend)
-            return found or partial(_absent, backend, func)
+            return partial(_absent, backend, func) if found is None else found
         if self.takes_backend(func):
             return partial(func, backend=backend)
         plain: Callable[[], Any] = func

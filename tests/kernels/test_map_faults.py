@@ -55,6 +55,13 @@ def test_the_workers_exception_comes_out_as_it_is(facts):
     assert not mapping.HERE.inside
 
 
+@pytest.mark.parametrize("backend", ["auto", "sequential", "joblib/threads", "joblib/loky"])
+def test_a_worker_that_raises_stop_iteration_loses_no_results_in_silence(backend):
+    """Iterators are on the way of results, and each would take it for its own end."""
+    with pytest.raises(RuntimeError, match="the worker raised StopIteration at item 5 of the map"):
+        pm.map(w.stops_at_five, range(10), backend)
+
+
 def test_a_chunk_whose_process_died_runs_once_more(tmp_path):
     items = [(str(tmp_path / "mark"), x) for x in range(20)]
     results, info = pm.map(w.dies_once, items, "joblib/loky", n_jobs=2, return_info=True)

@@ -41,6 +41,12 @@ def fails_at_five(x: int) -> int:
     return x
 
 
+def stops_at_five(x: int) -> int:
+    if x == 5:
+        next(iter(()))
+    return x
+
+
 def file_missing(x: int) -> int:
     raise FileNotFoundError(2, "gone", f"file{x}")
 
