@@ -1,13 +1,12 @@
-"""The contract of a backend: what an executor does, and what a variant is."""
+"""The contract of a backend: what an executor does. What a variant is stands in `variant`, and may be had from here."""
 
 # ruff: noqa: ARG002, B027 - a default does nothing with arguments that a member needs
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
@@ -15,70 +14,9 @@ import numpy as np
 
 from ..telemetry.outcome import Failure
 from .errors import UnsupportedError
+from .variant import Capabilities, Cost, Parameters, Shapes, Variant
 
-Shapes = tuple[tuple[int, ...], ...]
-Parameters = Mapping[str, Any]
-Cost = Callable[[Shapes, Parameters], float]
-"""A declared quantity (work in elementary operations, or bytes) of the operands' shapes and the parameters."""
-
-
-@dataclass(frozen=True)
-class Capabilities:
-    """What a backend can do; the tests hold every entry against reality.
-
-    Attributes
-    ----------
-    dtypes : names of the NumPy-style dtypes it computes in without narrowing.
-    array, map : the facets: computes on arrays; maps a worker over items.
-    gradients : it differentiates what it computes.
-    devices : kinds of device it can use at all ("cpu", "cuda").
-    asynchronous : a call may return before the work is done.
-    compiles : when a call compiles: "never", "dtype" (per dtype and layout) or "shape" (per shape as well).
-    deterministic : the same call gives the same bits again.
-    sets_threads : a variant may name a thread count, set around each call at the cost of less than a microsecond.
-    device_bound : a function is written for one kind of device; elsewhere it runs wherever its arrays lie.
-    general : it can serve about any operation; a library for one purpose is a candidate only where that is known.
-    """
-
-    dtypes: frozenset[str]
-    array: bool = True
-    map: bool = False
-    gradients: bool = False
-    devices: tuple[str, ...] = ("cpu",)
-    asynchronous: bool = False
-    compiles: str = "never"
-    deterministic: bool = True
-    sets_threads: bool = False
-    device_bound: bool = False
-    general: bool = True
-
-    @property
-    def home(self) -> str:
-        """The device that arrays go to where none is named."""
-        return "cpu" if "cpu" in self.devices else f"{self.devices[0]}:0"
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way to compute an operation: backend + device + algorithm + threads.
-
-    ``load()`` is called once, on first use; it imports what it needs and returns the function that computes on the
-    backend's own arrays (NumPy arrays for numpy, scipy and numba), taking the operation's arguments unchanged.
-    """
-
-    name: str  # "numpy", "numpy/fft", "numba/parallel", "torch/1-thread", "torch@cuda:0"
-    backend: str
-    load: Callable[[], Callable[..., Any]]
-    device: str = "cpu"
-    threads: int | None = None  # None: whatever the library does by itself
-    work: Cost | None = None  # where the algorithm's work differs from the operation's
-    workspace: Cost | None = None  # bytes needed beside operands and result
-    dtypes: frozenset[str] | None = None  # None: whatever the backend computes in
-    gradients: bool = False
-    compiles: str | None = None  # None: as the backend does
-    accuracy: Mapping[str, float] = field(default_factory=dict)  # dtype -> bound on the error relative to the scale
-    supports: Callable[[Shapes, Parameters], str | None] | None = None  # None, or the sentence why not
-    reads_only: bool = False  # its function changes no argument: it may be given copies that are used again
+__all__ = ["Capabilities", "Cost", "Executor", "Parameters", "Shapes", "Variant"]
 
 
 class Executor(ABC):
@@ -95,6 +33,13 @@ class Executor(ABC):
 
     def unusable(self) -> str | None:
         """None, or the sentence why it is of no use here though its library is installed; never imports that."""
+        return None
+
+    def after_fork(self) -> str | None:
+        """Called in a forked child, for a backend in use: None, or the sentence why it is of no use there.
+
+        A library's threads do not exist in the child, and what waits for them waits for ever.
+        """
         return None
 
     @abstractmethod

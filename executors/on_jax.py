@@ -65,6 +65,13 @@ class JaxExecutor(Executor):
         if found.dtype != np.float64 or found.tolist() != [0.0, 2.0, 4.0, 6.0]:
             raise BackendUnavailableError(f"the float64 gradient of the sum of squares of 0..3 came out as {found!r}")
 
+    def after_fork(self) -> str | None:
+        """XLA's threads stay behind in the parent."""
+        return (
+            "jax was started before this process was forked, and would wait for ever for threads that stayed behind; "
+            "start processes with 'spawn' or 'forkserver' where they shall use it"
+        )
+
     def namespace(self) -> Any:
         """`jax.numpy`, which follows the array API itself."""
         import jax.numpy as xp

@@ -8,10 +8,12 @@ and takes the place of the CUDA target that Numba itself contains, which is depr
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ..telemetry import hardware
+from ..telemetry import hardware, lifetime
 from ..telemetry.outcome import Failure
 from .base import Capabilities, Executor, Variant
 from .errors import BackendUnavailableError, UnsupportedError
@@ -49,6 +51,12 @@ class NumbaExecutor(Executor):
         sets_threads=True, device_bound=True,
     )  # fmt: skip
     _started = False  # whether a variant for a GPU has been made ready: waiting would start CUDA otherwise
+    _layer = ""  # Numba's threading layer, once it is known
+    _left_behind = False  # whether that was OpenMP, and this process has been forked since
+
+    def __init__(self) -> None:
+        self._turn: Any = threading.RLock()  # None where several threads may call at once
+        lifetime.free_in_child(self, "_turn")
 
     def devices(self) -> tuple[str, ...]:
         """The host, and the first GPU where NVML names one and CUDA's compiler can be found."""
@@ -125,7 +133,7 @@ class NumbaExecutor(Executor):
         threads = variant.threads
         if threads is None:
             parallel = getattr(innermost(function, "targetoptions"), "targetoptions", {}).get("parallel")
-            return _leaving_torch_alone(function) if parallel and variant.device == "cpu" else function
+            return self._on_threads(function) if parallel and variant.device == "cpu" else function
         import numba
 
         most = int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
@@ -140,6 +148,48 @@ class NumbaExecutor(Executor):
                 numba.set_num_threads(before)
 
         return with_threads
+
+    def _on_threads(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A parallel function as a good neighbour.
+
+        Numba's OpenMP layer sets the thread count of the calling thread, and torch asks OpenMP for its own. In a child
+        forked afterwards OpenMP ends the process. The layer called workqueue ends it where two threads call at once.
+        """
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._left_behind:
+                raise UnsupportedError(
+                    "this process was forked after Numba had started its threads; start processes with 'spawn'"
+                )
+            torch = sys.modules.get("torch")
+            before = getattr(torch, "get_num_threads", _no_count)()  # torch may be being imported by another thread
+            turn = self._turn
+            try:
+                if turn is None:
+                    return function(*args, **kwargs)
+                with turn:
+                    result = function(*args, **kwargs)
+                self._learn_layer()
+                return result
+            finally:
+                if before is not None and torch.get_num_threads() != before:  # type: ignore[union-attr]
+                    torch.set_num_threads(before)  # type: ignore[union-attr]
+
+        return call
+
+    def _learn_layer(self) -> None:
+        """Which threading layer Numba has taken, which it tells once a parallel function has run."""
+        import numba
+
+        with contextlib.suppress(ValueError):
+            self._layer = numba.threading_layer()  # type: ignore[attr-defined]
+            if self._layer in ("omp", "tbb"):
+                self._turn = None  # these take calls from several threads at once
+
+    def after_fork(self) -> None:
+        """OpenMP's threads stay behind in the parent; functions that are not parallel do not need them."""
+        self._left_behind = self._left_behind or self._layer == "omp"
 
     def signatures(self, function: Callable[..., Any]) -> int | None:
         """How many signatures the dispatcher behind `function` has compiled."""
@@ -163,22 +213,6 @@ class NumbaExecutor(Executor):
         """Have the GPU memory freed that Numba has put off freeing."""
         if self._started:
             sys.modules["numba.cuda"].current_context().deallocations.clear()
-
-
-def _leaving_torch_alone(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Numba's OpenMP layer sets the thread count of the calling thread, and torch asks OpenMP for its own."""
-
-    @functools.wraps(function)
-    def alone(*args: Any, **kwargs: Any) -> Any:
-        torch = sys.modules.get("torch")
-        before = getattr(torch, "get_num_threads", _no_count)()  # torch may be being imported by another thread
-        try:
-            return function(*args, **kwargs)
-        finally:
-            if before is not None and torch.get_num_threads() != before:  # type: ignore[union-attr]
-                torch.set_num_threads(before)  # type: ignore[union-attr]
-
-    return alone
 
 
 def _no_count() -> None:

@@ -63,6 +63,10 @@ class TorchExecutor(Executor):
         if found != [0.0, 2.0, 4.0, 6.0]:
             raise BackendUnavailableError(f"the gradient of the sum of squares of 0..3 came out as {found}")
 
+    def after_fork(self) -> None:
+        """Compute on one thread, as torch's own data loaders do: OpenMP's others stay behind in the parent."""
+        sys.modules["torch"].set_num_threads(1)
+
     def namespace(self) -> Any:
         """`array_api_compat.torch`."""
         import array_api_compat.torch as xp

@@ -17,8 +17,11 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from types import MethodType
 from typing import TextIO
+from weakref import WeakMethod
 
+from ..telemetry import lifetime
 from .base import Capabilities, Executor
 from .conversion import forget_types
 from .entry_points import Broken, Offer, offers, wrong_name
@@ -33,7 +36,8 @@ _LOOKED: list[bool] = []  # whether installed packages have been looked through
 _READY: dict[str, Executor] = {}  # imported and checked
 _BROKEN: dict[str, str] = {}  # imported or checked without success: why
 _MEASURED_S: dict[str, float] = {}
-_LISTENERS: list[Callable[[], object]] = []
+_LOST: dict[str, str] = {}  # started before this process was forked, and of no use here: why
+_LISTENERS: list[Callable[[], object] | WeakMethod[Callable[[], object]]] = []
 _FOUND: set[str] = set()  # libraries that are on the search path; one that is not may still be installed
 
 
@@ -73,8 +77,8 @@ def array_api_backends() -> list[tuple[str, Capabilities]]:
 
 
 def on_change(listener: Callable[[], object]) -> None:
-    """Have `listener` called whenever a backend is registered or taken out."""
-    _LISTENERS.append(listener)
+    """Have `listener` called whenever a backend is registered, taken out or lost; an object is not kept alive by it."""
+    _LISTENERS.append(WeakMethod(listener) if isinstance(listener, MethodType) else listener)
 
 
 def registered() -> list[Executor]:
@@ -146,7 +150,8 @@ def available(name: str) -> str | None:
     """None if `name` can be used, as far as is known without importing it; else the sentence why not."""
     if name in _READY:
         return None
-    return _missing(row(name), executor(name).install) or _BROKEN.get(name) or executor(name).unusable()
+    found = executor(name)
+    return _missing(row(name), found.install) or _BROKEN.get(name) or _LOST.get(name) or found.unusable()
 
 
 def imported(name: str) -> bool:
@@ -258,8 +263,24 @@ def unregister_backend(name: str) -> None:
 
 def _changed() -> None:
     forget_types()
-    for listener in _LISTENERS:
-        listener()
+    for kept in list(_LISTENERS):
+        listener = kept() if isinstance(kept, WeakMethod) else kept
+        if listener is None:
+            _LISTENERS.remove(kept)
+        else:
+            listener()
+
+
+def _after_fork() -> None:
+    for name, found in list(_READY.items()):
+        reason = found.after_fork()
+        if reason is not None:
+            del _READY[name]
+            _LOST[name] = reason
+    _changed()
+
+
+lifetime.in_child(_after_fork)
 
 
 def _forget(name: str) -> None:

@@ -55,6 +55,7 @@ def numba_variant(
             return plain
         wrapped: Any = wrap(compiled)
         wrapped.signatures = compiled.overloads  # live: whoever asks sees what has been compiled by then
+        wrapped.targetoptions = compiled.targetoptions
         return wrapped  # type: ignore[no-any-return]
 
     return Variant(name, "numba", load, **fields)

@@ -30,7 +30,7 @@ from .entry import Known, Renewed
 from .failures import classify
 from .given import failure_of, hint, member, no_workload
 from .monitor import Monitor
-from .operations import find, names
+from .operations import find, meant, names
 from .request import Request
 from .settings import SCOPE, Settings
 from .sites import Sites
@@ -81,6 +81,7 @@ class IntelligentBackendSelector(Bindable):
         self._runners: dict[str, Dispatcher] = {}
         self._made: Engine | None = None
         settings_module.on_change(self._settings_changed)
+        registry.on_change(self._drop_tables)
         self.sites = Sites(lambda: self._engine, lambda workload: self._known(workload, None).choice)
         self._monitor = Monitor(self)
         lifetime.free_in_child(self)
@@ -267,7 +268,7 @@ class IntelligentBackendSelector(Bindable):
         if runner is None:
             if found is None:
                 raise ValueError(
-                    f"no operation {operation!r} to run; there are: {', '.join(names())}. "
+                    f"no operation {operation!r} to run{meant(operation, names())}; there are: {', '.join(names())}. "
                     "Decorate your own function with @pointsman.adaptive."
                 )
             runner = Dispatcher(found, self._engine, validate=getattr(found, "validate", None))

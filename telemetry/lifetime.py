@@ -6,6 +6,7 @@ import atexit
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any, Protocol
 
 
@@ -23,6 +24,7 @@ class Kept(Protocol):
 _HISTORIES: weakref.WeakSet[Kept] = weakref.WeakSet()
 _LOCKS: list[tuple[weakref.ref[Any], str]] = []
 _HELD: list[Any] = []  # locks held across a fork
+_IN_CHILD: list[Callable[[], None]] = []
 _FORK_PATIENCE_S = 2.0
 
 
@@ -45,6 +47,11 @@ def free_in_child(owner: Any, attribute: str = "_lock") -> None:
     _LOCKS.append((weakref.ref(owner), attribute))
 
 
+def in_child(callback: Callable[[], None]) -> None:
+    """Have `callback`, a function of a module, called in every forked child, after its locks have been freed."""
+    _IN_CHILD.append(callback)
+
+
 def _before_fork() -> None:
     # A child forked while another thread is inside SQLite, or imports something, inherits those locks as taken, and
     # would wait for ever. So the flusher ends its round first; whoever else is inside SQLite gets the same chance.
@@ -64,6 +71,8 @@ def _after_fork_in_child() -> None:
     _free_locks()
     for history in tuple(_HISTORIES):
         history._after_fork()
+    for callback in _IN_CHILD:
+        callback()
 
 
 def _free_locks() -> None:
