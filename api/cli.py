@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import difflib
+import dataclasses
 import json
 import os
 import statistics
@@ -21,6 +21,7 @@ from pointsman.cli_inputs import (
     fitting,
     parse_count,
     parse_dtype,
+    parse_operation,
     parse_parameter,
     parse_seconds,
     parse_shapes,
@@ -29,8 +30,10 @@ from pointsman.cli_inputs import (
     usual,
     zeros,
 )
+from pointsman.executors import registry
 from pointsman.executors.errors import PointsmanError
 from pointsman.selector import operations, settings
+from pointsman.telemetry.files import obstacle
 
 Handler = Callable[[argparse.Namespace], int]
 
@@ -68,23 +71,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _backends(arguments: argparse.Namespace) -> int:
     import pointsman
 
+    now = settings.current()
     listing = pointsman.list_backends(available_only=arguments.available)
+    if arguments.available:
+        listing = [b for b in listing if b.name not in now.disable]
     if arguments.json:
         rows = []
         for info in listing:
             capable = info.capabilities
             plain = {**vars(capable), "dtypes": sorted(capable.dtypes), "devices": list(capable.devices)}
-            rows.append({**vars(info), "devices": list(info.devices), "capabilities": plain})
+            said = {"disabled": info.name in now.disable, "forced": info.name == now.force}
+            rows.append({**vars(info), "devices": list(info.devices), "capabilities": plain, **said})
         return _print_json(rows)
+    off = f"switched off by {now.origin.get('disable', 'settings')}"
     _print_table(
         "backends",
         ("backend", "available", "version", "devices", "gradients", "good for, or why not"),
         [
             (b.name, "yes" if b.available else "no", b.version or "-", " ".join(b.devices) or "-",
-             "yes" if b.capabilities.gradients else "no", b.reason or b.hint)
+             "yes" if b.capabilities.gradients else "no",
+             off if b.name in now.disable else b.reason or b.hint)
             for b in listing
         ],
     )  # fmt: skip
+    if now.force is not None:
+        kind = "arrays" if registry.executor(now.force).capabilities.array else "maps"
+        print(f"for {kind}, only {now.force} may be chosen: {now.origin.get('force', 'settings')}")
     return 0
 
 
@@ -104,6 +116,10 @@ def _explain(arguments: argparse.Namespace) -> int:
     else:  # what a call would ask, so that what calls have taught counts
         args, keywords = fitting(known, shapes, arguments, zeros)
         decision = selector.dispatcher(operation).explain(*args, **keywords)
+    close = operations.close_to(operation) if known is None else None
+    if close is not None:
+        note = f"no kernel is called {operation!r}; did you mean {close!r}?"
+        decision = dataclasses.replace(decision, notes=(*decision.notes, note))
     if arguments.json:
         return _print_json(decision.to_json())
     print(decision.explain())
@@ -177,14 +193,24 @@ def _summary(arguments: argparse.Namespace) -> int:
     from pointsman.summary_table import print_summary
 
     print_summary(summary)
+    _tell_obstacle(summary["history"]["location"])
     return 0
 
 
 def _history_path(arguments: argparse.Namespace) -> int:  # noqa: ARG001
     import pointsman
 
-    print(pointsman.default_selector().history.location)
+    location = pointsman.default_selector().history.location
+    print(location)
+    _tell_obstacle(location)
     return 0
+
+
+def _tell_obstacle(location: str) -> None:
+    """Say on the error output why the history cannot be kept; nothing has tried to write it yet."""
+    why = "" if location == ":memory:" else obstacle(Path(location))
+    if why:
+        print(f"pointsman: this history cannot be kept: {why}; choose another with POINTSMAN_HISTORY", file=sys.stderr)
 
 
 def _history_reset(arguments: argparse.Namespace) -> int:
@@ -207,9 +233,10 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _no_operation(name: str, known: Iterable[str]) -> WrongUseError:
-    close = difflib.get_close_matches(name, known := list(known), n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return WrongUseError(f"no operation is called {name!r}{hint}; there are: {', '.join(known)}")
+    known = list(known)
+    return WrongUseError(
+        f"no operation is called {name!r}{operations.meant(name, known)}; there are: {', '.join(known)}"
+    )
 
 
 # ---- output
@@ -311,7 +338,7 @@ def _command(commands: Any, name: str, handler: Handler | None, what: str, examp
 
 
 def _workload_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("operation", metavar="OPERATION", help="name of the operation, such as fft")
+    parser.add_argument("operation", metavar="OPERATION", type=parse_operation, help="its name, such as fft")
     parser.add_argument("shape", metavar="SHAPE", nargs="+", type=parse_shapes, help=SHAPE_HELP)
     parser.add_argument("--dtype", type=parse_dtype, default="float64", help="dtype of the operands (default float64)")
     parser.add_argument("--param", type=parse_parameter, action="append", default=[], metavar="NAME=VALUE",

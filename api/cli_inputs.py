@@ -58,6 +58,13 @@ def parse_parameter(text: str) -> tuple[str, Any]:
         return name, value
 
 
+def parse_operation(text: str) -> str:
+    """Any name but an empty one."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("an operation has a name, such as fft; found an empty one")
+    return text
+
+
 def parse_count(text: str) -> int:
     """A whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:

@@ -7,6 +7,9 @@ from typing import Any
 
 FLOATS = ("float32", "float64")
 INEXACT = (*FLOATS, "complex64", "complex128")
+_INTO_INT32 = ("bool", "int8", "int16", "uint8", "uint16")
+_INTO_INT64 = ("int32", "uint32")
+_INTO_FLOAT64 = ("float16", "bfloat16", *_INTO_INT32, *_INTO_INT64)
 
 
 def dtype_name(x: Any) -> str:
@@ -27,15 +30,30 @@ def need_array(operation: str, argument: str, x: Any, *, dims: int = 0, dtypes: 
     if not (hasattr(x, "dtype") and hasattr(x, "shape")):
         raise TypeError(f"{operation}: {argument} must be an array; got {type(x).__name__} (try numpy.asarray)")
     if dtype_name(x) not in dtypes:
-        swapped = getattr(x.dtype, "isnative", True) is False
-        advice = (
-            f"for example to {dtypes[1]}" if not swapped else "to this machine's byte order: x.astype(x.dtype.name)"
-        )
         raise TypeError(
-            f"{operation}: {argument} must have dtype {' or '.join(dtypes)}; got {x.dtype} (convert it first, {advice})"
+            f"{operation}: {argument} must have dtype {' or '.join(dtypes)}; got {x.dtype}{_way_out(x, dtypes)}"
         )
     if len(x.shape) < dims:
         raise ValueError(f"{operation}: {argument} must have at least {dims} axes; got shape {tuple(x.shape)}")
+
+
+def _way_out(x: Any, dtypes: Sequence[str]) -> str:
+    """How to convert `x` to one of `dtypes` without losing anything; "" where there is no such way."""
+    name = dtype_name(x)
+    native = str(getattr(x.dtype, "name", name))
+    if getattr(x.dtype, "isnative", True) is False and native in dtypes:
+        return " (convert it first, to this machine's byte order: x.astype(x.dtype.name))"
+    if native in _INTO_INT32 and "int32" in dtypes:
+        return " (convert it first, for example to int32)"
+    if native in _INTO_INT64 and "int64" in dtypes:
+        return " (convert it first, for example to int64)"
+    if native in _INTO_FLOAT64 and "float64" in dtypes:
+        return " (convert it first, for example to float64)"
+    if native == "uint64" and "int64" in dtypes:
+        return " (int64 holds values below 2**63: convert it first where that is enough)"
+    if native in ("int64", "uint64") and "float64" in dtypes:
+        return " (float64 is exact up to 2**53: convert it first where that is enough)"
+    return ""
 
 
 def need_same_dtype(operation: str, **arrays: Any) -> None:

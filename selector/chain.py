@@ -15,6 +15,7 @@ from .dispatch import MOST_ENTRIES, NEVER, UNSAMPLED, Dispatcher
 from .journey import BoundLeg, Journey
 from .logs import log
 from .moves import inside, kind_at, load_of, mover, place_of
+from .operations import Operation
 from .route import Noted, Route, find_route
 from .selector import IntelligentBackendSelector
 from .settings import SCOPE
@@ -36,6 +37,7 @@ class Chain:
             raise ValueError("chain: found no step; give at least one operation, such as chain('fft', 'reduction')")
         self.steps: tuple[Step, ...] = tuple(as_step(given) for given in steps)
         self._own = selector
+        self._held = tuple(value for step in self.steps for value in step.held)
         self._made: list[Dispatcher] | None = None
         self._noted: dict[Any, Noted] = {}
         self._journeys: dict[Any, Journey] = {}
@@ -44,11 +46,16 @@ class Chain:
     def __repr__(self) -> str:
         return f"<chain {' -> '.join(step.name for step in self.steps)}>"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return chain, self.steps  # what it has learned is its selector's, which stays where it is
+
     # ------------------------------------------------------------------------------------------ the hot path
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the steps: the arguments go to the first, each result to the next, the last one back to the caller."""
         key = _key(args, kwargs)
+        if self._held:
+            key = (key, key_of(self._held, {}))
         journey = self._journeys.get(key)
         if journey is None or journey.careful:
             return self._slow(key, journey, args, kwargs)
@@ -65,12 +72,17 @@ class Chain:
             return ride(key, journey, args, kwargs)
 
     def _ride(self, key: Any, journey: Journey, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        done, value, legs = 0, None, journey.legs
+        done, value, steady = 0, None, True
         try:
-            for leg in legs:
+            for leg in journey.legs:
                 into = leg.into
                 if done:
-                    value = leg.call(value if into is None else into(value))
+                    if into is not None:
+                        value = into(value)
+                    if not leg.fits(value):
+                        steady = False
+                        break
+                    value = leg.call(value)
                 elif into is None:
                     value = leg.call(*args, **kwargs)
                 else:
@@ -78,6 +90,8 @@ class Chain:
                 done += 1
         except Exception as error:
             return self._rescue(key, journey, done, (value,) if done else args, {} if done else kwargs, error)
+        if not steady:
+            return self._unsteady(journey, done, (value,), {})
         return value if journey.back is None else journey.back(value)
 
     def _ride_timed(self, key: Any, journey: Journey, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -85,22 +99,25 @@ class Chain:
         calls = 1
         if seen > UNSAMPLED:
             journey.skip, calls = journey.stride - 1, journey.stride
-        done = 0
+        done, steady = 0, True
         try:
             for leg in journey.legs:
-                if done and getattr(args[0], "shape", None) != leg.shape:
-                    return self._unsteady(journey, done, args, kwargs)
                 if leg.into_timed is not None:
                     started = perf_counter()
                     args, kwargs = _moved(leg.into_timed, args, kwargs)
                     ended = perf_counter()
                     leg.history.buffer.append((leg.move_site, ended, ended - started, "", "", calls))
+                if done and not leg.fits(args[0]):
+                    steady = False
+                    break
                 started = perf_counter()
                 value = leg.timed(*args, **kwargs)
                 leg.note(started, perf_counter(), calls)
                 args, kwargs, done = (value,), {}, done + 1
         except Exception as error:
             return self._rescue(key, journey, done, args, kwargs, error)
+        if not steady:
+            return self._unsteady(journey, done, args, kwargs)
         if journey.back is None:
             return args[0]
         started = perf_counter()
@@ -112,11 +129,14 @@ class Chain:
     # ------------------------------------------------------------------------------------------ the other paths
 
     def _slow(self, key: Any, journey: Journey | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if stands_apart(args, kwargs):
+        if stands_apart((*args, *self._held), kwargs):
             return self._in_turn(0, args, kwargs)
+        noted = self._noted.get(key)
+        if noted is None or noted.operations != self._operations():
+            self._journeys.pop(key, None)
+            return self._first_run(key, args, kwargs)
         if journey is None:
-            noted = self._noted.get(key)
-            if noted is None or len(self._journeys) >= MOST_ENTRIES:
+            if len(self._journeys) >= MOST_ENTRIES:
                 return self._first_run(key, args, kwargs)
             journey = self._journeys[key] = self._journey(key, noted)
         if journey.varies:
@@ -142,23 +162,23 @@ class Chain:
             if len(kept) >= MOST_ENTRIES:
                 kept.clear()
         if not apart:
-            self._noted[key] = Noted(home, tuple(requests), tuple(loads))
+            self._noted[key] = Noted(home, tuple(requests), tuple(loads), self._operations())
         return self._home(value, home)
 
     def _carefully(self, key: Any, journey: Journey, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the route with every attempt watched: new variants are loaded, trials made, failures followed up."""
         dispatchers = self._dispatchers()
         for done, (leg, dispatcher) in enumerate(zip(journey.legs, dispatchers, strict=True)):
-            if done and getattr(args[0], "shape", None) != leg.shape:
-                return self._unsteady(journey, done, args, kwargs)
             if leg.into is not None:
                 try:
                     args, kwargs = _moved(leg.into, args, kwargs)
                 except Exception as error:
                     return self._stay(key, journey, done, args, kwargs, error)
+            if done and not leg.fits(args[0]):
+                return self._unsteady(journey, done, args, kwargs)
             full, named = leg.step.arguments(args, kwargs)
             value = dispatcher._slow(None, leg, full, named)
-            leg.bind(dispatcher, full, named)
+            leg.bind(dispatcher, args[0] if done else None, full, named)
             args, kwargs = (value,), {}
         journey.settle()
         if not all(leg.bound for leg in journey.legs):
@@ -229,10 +249,12 @@ class Chain:
         the route says so and has no legs.
         """
         key = _key(args, kwargs)
-        if stands_apart(args, kwargs):
+        if self._held:
+            key = (key, key_of(self._held, {}))
+        if stands_apart((*args, *self._held), kwargs):
             return _untold(args, kwargs, "such arguments are left alone: every step runs them as they are")
         noted, journey = self._noted.get(key), self._journeys.get(key)
-        if noted is None:
+        if noted is None or noted.operations != self._operations():
             return _untold(args, kwargs, "not known yet: the first call goes step by step and shows what the steps get")
         if journey is not None and journey.varies:
             return _untold(args, kwargs, "step by step: what the steps get depends on more than the shapes given")
@@ -282,6 +304,9 @@ class Chain:
                 log.info("%r: now by way of %s (%s)", self, ", ".join(journey.places), route.reason)
             journey.follow(previous)
         return journey
+
+    def _operations(self) -> tuple[Operation, ...]:
+        return tuple(dispatcher.operation for dispatcher in self._dispatchers())
 
     def _dispatchers(self) -> list[Dispatcher]:
         made = self._made

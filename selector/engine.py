@@ -16,7 +16,7 @@ from . import rules
 from .base import Candidate, CostModel, Policy, Prediction, Question, Ranking
 from .constraints import LARGE_WORKSPACE, Machine, breaker_key, matches, variants_of, why_not
 from .decision import Decision
-from .failures import nothing_left
+from .failures import nothing_left, of_these_arguments
 from .ledger import Ledger
 from .logs import follow, log
 from .request import Request
@@ -364,6 +364,8 @@ class Engine:
 
     def failed(self, request: Request, variant: Variant, failure: Failure, message: str) -> None:
         """Open the breaker for a listed failure and remember how much memory was too much."""
+        if of_these_arguments():
+            return
         key = breaker_key(request, variant)
         self.machine.breakers.failed(key, failure, message)
         if failure is Failure.OUT_OF_MEMORY:

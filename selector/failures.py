@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 from ..executors import registry
-from ..executors.errors import BackendUnavailableError, NoCandidateError, UnsupportedError
+from ..executors.errors import BackendUnavailableError, GradientError, NoCandidateError, UnsupportedError
 from ..telemetry.outcome import Failure, Outcome, Site
 from .workload import DEVICES
 
@@ -31,6 +33,11 @@ def classify(backend: str, error: BaseException) -> Failure | None:
         return Failure.OUT_OF_MEMORY if isinstance(error, MemoryError) else None
     found = executor.classify(error)
     return None if found is Failure.USER_ERROR else found
+
+
+def of_these_arguments() -> bool:
+    """Whether the error being handled tells of this call's arguments alone, so that it must keep no variant out."""
+    return isinstance(sys.exc_info()[1], GradientError)
 
 
 def import_outcome(backend: str, seconds: float, when: float, rule: str = "") -> Outcome:

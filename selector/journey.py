@@ -10,7 +10,7 @@ from .constraints import breaker_key
 from .dispatch import Dispatcher
 from .engine import MOST_STRIDE, SAMPLE_S, Choice
 from .entry import ASYNCHRONOUS_STRIDE, Entry, timed_call
-from .moves import move_site, mover, scopes_of, waiting_mover
+from .moves import Load, handed, load_of, move_site, mover, scopes_of, waiting_mover
 from .route import Noted, Route
 from .settings import SCOPE
 from .steps import Step
@@ -21,7 +21,19 @@ Call = Callable[..., Any]
 class BoundLeg(Entry):
     """One step of a route, bound: what moves its operand here, and what runs it."""
 
-    __slots__ = ("asked", "history", "into", "into_timed", "move_site", "operation", "place", "shape", "step")
+    __slots__ = (
+        "asked",
+        "given",
+        "history",
+        "into",
+        "into_timed",
+        "kind",
+        "load",
+        "move_site",
+        "operation",
+        "place",
+        "step",
+    )
 
     def __init__(self, step: Step, dispatcher: Dispatcher, choice: Choice) -> None:
         self.step = step
@@ -33,7 +45,9 @@ class BoundLeg(Entry):
         self.timed: Call = not_ready
         self.history = dispatcher.engine.history
         self.place = ""
-        self.shape: tuple[int, ...] | None = None
+        self.load: Load | None = None
+        self.kind: type | None = None
+        self.given: Any = None  # what it was handed when it was bound
         self.into: Call | None = None
         self.into_timed: Call | None = None
         self.move_site: Site | None = None
@@ -43,21 +57,29 @@ class BoundLeg(Entry):
         """Whether it has run, so that it is loaded, compiled and ready."""
         return self.call is not not_ready
 
-    def bind(self, dispatcher: Dispatcher, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Get ready for arguments of these kinds, unless the chosen variant has just failed."""
+    def bind(self, dispatcher: Dispatcher, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Get ready for `value` handed on and arguments of these kinds, unless the chosen variant has just failed."""
         choice = self.choice
         if dispatcher.engine.machine.breakers.why_closed_out(breaker_key(choice.request, choice.variant)):
             return
         prepared = self.prepared = dispatcher.prepared(choice.variant, choice.request, args, kwargs)
         self.stride = ASYNCHRONOUS_STRIDE if prepared.asynchronous else 1
+        self.kind, self.given = type(value), handed(value)
         self.call = self.step.around(prepared.call)
         self.timed = self.step.around(timed_call(prepared))
+
+    def fits(self, value: Any) -> bool:
+        """Whether `value` is what this step was planned or bound for; asked at the step's own place."""
+        if self.kind is None:
+            return load_of((value,), {}) == self.load
+        return type(value) is self.kind and handed(value) == self.given
 
     def take_over(self, old: BoundLeg) -> None:
         """Stay ready where an earlier leg was, and nothing has changed."""
         same = (old.place, old.choice.variant, old.operation) == (self.place, self.choice.variant, self.operation)
         if old.bound and same:
             self.call, self.timed, self.stride, self.prepared = old.call, old.timed, old.stride, old.prepared
+            self.kind, self.given = old.kind, old.given
 
     def note(self, started: float, ended: float, calls: int) -> None:
         """Record one steady call."""
@@ -98,7 +120,7 @@ class Journey:
         self.scoped = SCOPE.get() is not None
         before = noted.home
         for leg, told, load in zip(legs, route.legs, noted.loads, strict=False):
-            leg.place, leg.shape = told.place, load.shape
+            leg.place, leg.load = told.place, load
             if told.place != before:
                 leg.into, leg.into_timed = mover(before, told.place), waiting_mover(before, told.place)
                 leg.move_site = move_site(load, before, told.place)

@@ -124,17 +124,21 @@ def request(
     )  # fmt: skip
 
 
-def objections(facts: Facts, prefer: str | None, measured: set[str], *, asked: str | None = None) -> dict[str, str]:
-    """What speaks against each variant now: variant -> sentence.
+def objections(
+    facts: Facts, prefer: str | None, measured: set[str], *, asked: str | None = None, patient: bool = False
+) -> dict[str, str]:
+    """What speaks against each variant now: variant -> sentence. `patient`: a turn on busy workers is waited for.
 
     Threads are no candidate for a worker that holds the GIL, or may hold it, unless they were measured or asked for.
     """
     against: dict[str, str] = {}
-    found = [(name, method) for name, _, method in map_methods() if method.parallel]
-    wanted = {name for name, method in found if prefer and method.ships == (prefer == "processes")}
-    for name, method in found:
+    found = [(name, executor, method) for name, executor, method in map_methods() if method.parallel]
+    wanted = {name for name, _, method in found if prefer and method.ships == (prefer == "processes")}
+    for name, executor, method in found:
         if wanted and name not in wanted:
             against[name] = f"prefer={prefer!r} was asked for"
+        elif not patient and asked is None and executor.busy(method):
+            against[name] = "its workers run a map of another thread"
         elif method.ships or name in measured or name == asked or name in wanted:
             continue
         elif facts.shares is None and not (facts.waits and facts.item_s):

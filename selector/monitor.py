@@ -36,6 +36,7 @@ class Monitor:
         self._waits: dict[str, Callable[[Any], None] | None] = {}
         self._objects: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
         self._legal: set[str] = set()  # names that have been found to be backends
+        self._keys: set[str] = set()  # keys of mappings that have been found to be backends, variants or devices
 
     def execute(
         self, label: str, backend: str | None, func: Callable[..., Any] | Mapping[str, Callable[[], Any]],
@@ -132,12 +133,32 @@ class Monitor:
     def _call_for(self, func: Any, backend: str) -> Callable[[], Any]:
         """`func` for this backend as a call without arguments."""
         if isinstance(func, Mapping):
+            if not (func and self._keys.issuperset(func)):
+                self._check_mapping(func)
             found: Callable[[], Any] | None = func.get(backend)
             return partial(_absent, backend, func) if found is None else found
         if self.takes_backend(func):
             return partial(func, backend=backend)
         plain: Callable[[], Any] = func
         return plain
+
+    def _check_mapping(self, func: Mapping[str, Any]) -> None:
+        """Refuse a mapping that cannot be what was meant; its keys are looked at once, not per call."""
+        if not func:
+            raise TypeError("func: found an empty mapping; give {backend: function without arguments}")
+        for key, call in func.items():
+            if not callable(call):
+                raise TypeError(
+                    f"func[{str(key)!r}]: found {type(call).__name__}, which cannot be called; give a function without "
+                    "arguments, such as lambda: f(x)"
+                )
+            try:
+                registry.row(str(key).partition("@")[0].partition("/")[0])
+            except BackendUnavailableError:
+                pass  # of another version: no candidate, and no mistake
+            except ValueError as error:
+                raise ValueError(f"func: {error}") from None
+        self._keys.update(func)
 
     def takes_backend(self, func: Any) -> bool:
         """Whether `func` has a parameter called `backend`; inspected once, not per call."""
@@ -167,6 +188,8 @@ class Monitor:
         fallback: Sequence[str] | None, error: Exception, spent: float, *, ran: bool = True,
     ) -> Any:  # fmt: skip
         """Walk the chain after the first attempt failed; `ran`: the function did run."""
+        if isinstance(func, Mapping) and isinstance(error, TypeError):
+            self._check_mapping(func)  # of known keys, but perhaps with a value that is no function
         failure = classify(backend, error)
         if failure is None:
             raise error
@@ -241,7 +264,7 @@ class Monitor:
 
 
 def _not_in(func: Mapping[str, Any], backend: str) -> UnsupportedError:
-    has = ", ".join(map(str, func)) or "none at all"
+    has = ", ".join(map(str, func))
     return UnsupportedError(f"the mapping has no callable for {str(backend)!r}; it has: {has}")
 
 

@@ -17,7 +17,7 @@ from ..executors import conversion, registry
 from ..executors.base import Executor
 from ..executors.prepare import outward
 from ..telemetry.outcome import Site
-from .arguments import all_leaves
+from .arguments import all_leaves, key_of
 from .engine import Engine
 
 BYTES_PER_UNIT = 16.0
@@ -45,6 +45,12 @@ def load_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Load:
             nbytes += count * leaf.dtype.itemsize
     shape = getattr(args[0], "shape", None) if len(args) == 1 and not kwargs else None
     return Load(None if shape is None else tuple(shape), dtype or "float64", elements, nbytes)
+
+
+def handed(value: Any) -> Any:
+    """What a step may rest on of the value it is handed: class, shape and dtype; of lists and the like, of each item."""
+    shape = getattr(value, "shape", None)
+    return key_of((value,), {}) if shape is None else (type(value), shape, value.dtype)
 
 
 def place_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:

@@ -6,12 +6,14 @@ Kernels (a floor above) are operations with a reference and tolerances; user fun
 
 from __future__ import annotations
 
+import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ..executors import registry
 from ..executors.base import Cost, Variant
+from ..executors.errors import BackendUnavailableError
 from .portable import Portable, with_derived
 
 
@@ -60,9 +62,38 @@ def register_operation(operation: Operation) -> None:
     """Make `operation` known by its name, replacing an earlier one of that name (a notebook redefines functions).
 
     `pointsman.run`, `explain` and workloads of that name then choose among its variants.
+
+    Raises
+    ------
+    TypeError
+        It is no `Operation`.
+    ValueError
+        Its name is that of a built-in kernel, it has neither variants nor a portable implementation, or one of its
+        variants is for a backend that does not exist.
     """
-    _DECLARED[operation.name] = operation
-    _KNOWN.pop(operation.name, None)
+    if not isinstance(operation, Operation):
+        raise TypeError(
+            f"register_operation: found {operation!r}; give an Operation(name=..., variants=(...)), or decorate your "
+            "function with @pointsman.adaptive"
+        )
+    name = operation.name
+    if name in _PROVIDED:
+        raise ValueError(
+            f"{name!r} is the name of a built-in kernel and stays what it is; choose another, such as 'mylib.{name}'"
+        )
+    if not operation.variants and operation.portable is None:
+        raise ValueError(
+            f"operation {name!r} has nothing to run: give it variants=(...), or portable=Portable(function)"
+        )
+    for variant in operation.variants:
+        try:
+            registry.row(variant.backend)
+        except BackendUnavailableError:
+            continue  # of another version: it is no candidate, and the others are
+        except ValueError as error:
+            raise ValueError(f"operation {name!r}, variant {variant.name!r}: {error}") from None
+    _DECLARED[name] = operation
+    _KNOWN.pop(name, None)
 
 
 def find(name: str) -> Operation | None:
@@ -88,6 +119,18 @@ def spread(operation: Operation) -> Operation:
 def names() -> list[str]:
     """Names that have variants of their own, built-in ones first."""
     return [*_PROVIDED, *(name for name in _DECLARED if name not in _PROVIDED)]
+
+
+def close_to(name: str, known: Iterable[str] | None = None) -> str | None:
+    """The one of `known` (the built-in kernels) that a mistyped `name` may have meant."""
+    close = difflib.get_close_matches(str(name), _PROVIDED if known is None else known, n=1)
+    return close[0] if close else None
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """What an error appends to an unknown `name`: " (did you mean 'fft'?)", or "" where none of `known` is close."""
+    close = close_to(name, known)
+    return "" if close is None else f" (did you mean {close!r}?)"
 
 
 registry.on_change(_KNOWN.clear)

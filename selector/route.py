@@ -18,6 +18,7 @@ from .decision import Decision
 from .dispatch import Dispatcher
 from .engine import Choice
 from .moves import Load, inside, move_s, own_place, places, scopes_of
+from .operations import Operation
 from .policy import GUARD, TIE
 from .request import Request
 from .workload import detail_of
@@ -34,6 +35,7 @@ class Noted(NamedTuple):
     home: str  # where the input lies, and where the result goes back to
     requests: tuple[Request, ...]  # of each step, as if it ran at home
     loads: tuple[Load, ...]  # before each step, and after the last
+    operations: tuple[Operation, ...] = ()  # that ran: with others, all this must be found out again
 
 
 @dataclass(frozen=True, slots=True)

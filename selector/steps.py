@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
+
+import numpy as np
 
 from . import operations
 from .adaptive import Adaptive
 from .dispatch import Dispatcher
 from .operations import Operation
 from .selector import IntelligentBackendSelector
+
+_FIXED = (int, float, complex, bool, str, bytes, type(None), np.generic, np.dtype)
 
 
 class Step:
@@ -21,7 +26,7 @@ class Step:
     target : an adaptive function, or the name of an operation.
     leading, operands : positional operands before and after the value handed on. They are held, not copied: a change
         made to one in place counts from the next call on.
-    parameters : named ones.
+    parameters : named ones; read-only.
     """
 
     __slots__ = ("leading", "operands", "parameters", "target")
@@ -33,7 +38,10 @@ class Step:
         self.target = target
         self.leading = leading
         self.operands = operands
-        self.parameters = dict(parameters or {})
+        self.parameters: Mapping[str, Any] = MappingProxyType(dict(parameters or {}))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Step, (self.target, self.leading, self.operands, dict(self.parameters))
 
     @property
     def name(self) -> str:
@@ -44,6 +52,11 @@ class Step:
     def plain(self) -> bool:
         """Whether it takes nothing but the value handed on."""
         return not (self.leading or self.operands or self.parameters)
+
+    @property
+    def held(self) -> tuple[Any, ...]:
+        """What of its operands and parameters may be another array, or another kind of array, from call to call."""
+        return tuple(v for v in (*self.leading, *self.operands, *self.parameters.values()) if not _fixed(v))
 
     def arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of the call that is handed `args` and `kwargs`."""
@@ -71,6 +84,11 @@ class Step:
     def dispatcher(self, selector: IntelligentBackendSelector) -> Dispatcher:
         """What runs it by itself."""
         return selector.dispatcher(self.target) if isinstance(self.target, str) else self.target._dispatcher()
+
+
+def _fixed(value: Any) -> bool:
+    """Whether it can neither change nor hold what can."""
+    return isinstance(value, _FIXED) or (type(value) is tuple and all(map(_fixed, value)))
 
 
 def step(operation: str | Operation | Callable[..., Any], /, *operands: Any, **parameters: Any) -> Step:

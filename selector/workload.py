@@ -105,6 +105,16 @@ class WorkloadCharacteristics(BaseModel):
             requires_gpu: bool = False,
         ) -> None: ...
 
+    else:
+
+        def __new__(cls, *positional: Any, **_: Any) -> Self:
+            if positional:  # pydantic's own error would name neither the class nor the fields
+                raise TypeError(
+                    f"{cls.__name__}: found {len(positional)} without a name, beginning with {positional[0]!r:.60}; "
+                    "fields are given by name: operation_type=..., data_shape=..."
+                )
+            return super().__new__(cls)
+
     @classmethod
     def of(cls, operation: str, *arrays: Any, **hints: Any) -> Self:
         """Read shapes, dtype, residency and gradient need off `arrays` of any library; `hints` override them.

@@ -73,6 +73,16 @@ def is_writable(path: Path) -> bool:
     return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
 
 
+def obstacle(path: Path) -> str:
+    """Why a history cannot be kept at `path`, found without writing anything; "" where nothing is in the way."""
+    if os.path.exists(path):
+        return "" if is_writable(path) else f"{path} or its folder may only be read"
+    folder = next(place for place in path.parents if os.path.exists(place))
+    if not folder.is_dir():
+        return f"{folder} is no folder"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder} may not be written"
+
+
 def move_aside(path: Path, expected: tuple[int, int] | None) -> Path | None:
     """Rename a broken file to the first free `<name>.corrupt-<n>`; None where another process has done so already."""
     if expected is None or identity(path) != expected:

@@ -69,6 +69,30 @@ def test_backends_lists_every_one_of_the_table(capsys):
     assert all(name in out for name in BACKENDS)
 
 
+def test_backends_says_what_is_switched_off_or_forced_and_by_what(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("POINTSMAN_DISABLE", "scipy")
+    monkeypatch.setenv("POINTSMAN_FORCE", "numpy")
+    _, out, _ = run(capsys, "backends")
+    lines = out.splitlines()
+    assert [line.split()[1] for line in lines if "switched off by POINTSMAN_DISABLE" in line] == ["scipy"]
+    assert lines[-1] == "for arrays, only numpy may be chosen: POINTSMAN_FORCE"
+    _, out, _ = run(capsys, "backends", "--json")
+    said = {row["name"]: (row["disabled"], row["forced"]) for row in json.loads(out)}
+    assert {name: flags for name, flags in said.items() if any(flags)} == {
+        "scipy": (True, False),
+        "numpy": (False, True),
+    }
+    _, out, _ = run(capsys, "backends", "--available", "--json")
+    assert "scipy" not in [row["name"] for row in json.loads(out)]
+
+
+def test_backends_tells_a_forced_map_backend_from_one_for_arrays(capsys, monkeypatch):
+    monkeypatch.setenv("POINTSMAN_FORCE_SEQUENTIAL", "1")
+    _, out, _ = run(capsys, "backends")
+    assert out.endswith("for maps, only sequential may be chosen: POINTSMAN_FORCE_SEQUENTIAL\n")
+
+
 def test_explain_prints_the_decision(capsys):
     code, out, _ = run(capsys, "explain", "matmul", "300x300", "--dtype", "float32")
     assert code == 0
@@ -85,6 +109,16 @@ def test_explain_knows_any_name_and_honours_gradients(capsys):
     assert (code, json.loads(out)["backend"] in ("torch", "jax")) == (0, True)
     code, out, _ = run(capsys, "explain", "derivative", "4096", "--param", "order=1.5")
     assert (code, "derivative" in out) == (0, True)
+
+
+def test_explain_notes_the_kernel_that_a_mistyped_name_may_have_meant(capsys):
+    note = "no kernel is called 'ftt'; did you mean 'fft'?"
+    _, out, _ = run(capsys, "explain", "ftt", "10")
+    assert note in out
+    _, out, _ = run(capsys, "explain", "ftt", "10", "--json")
+    assert json.loads(out)["notes"][-1] == note
+    _, out, _ = run(capsys, "explain", "my_own_solver", "10")
+    assert "did you mean" not in out
 
 
 def test_explain_takes_no_memory_for_the_operands(capsys):
@@ -137,6 +171,19 @@ def test_history_says_where_it_is_and_forgets(capsys, tmp_path):
     assert (code, out.startswith("forgot everything")) == (0, True)
     _, out, _ = run(capsys, "summary", "--json")
     assert json.loads(out)["operations"] == {}
+
+
+@pytest.mark.parametrize("command", [["history", "path"], ["summary"]], ids=" ".join)
+def test_a_history_that_cannot_be_kept_is_told_before_it_is_written(capsys, monkeypatch, tmp_path, command):
+    _, out, err = run(capsys, *command)
+    assert (bool(out), err) == (True, "")
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("POINTSMAN_HISTORY", str(tmp_path / "file" / "below" / "history.sqlite"))
+    monkeypatch.setattr(settings, "_current", None)
+    monkeypatch.setattr(selectors, "_shared", None)
+    code, _, err = run(capsys, *command)
+    assert code == 0
+    assert f"cannot be kept: {tmp_path / 'file'} is no folder; choose another with POINTSMAN_HISTORY" in err
 
 
 @pytest.mark.parametrize(

@@ -404,7 +404,7 @@ def test_many_tasks_of_one_loop_do_not_disturb_each_other(toy):
 def test_kernels_refuse_what_is_no_plain_array_with_advice(make):
     with pytest.raises(UnsupportedError, match=r"numpy\.ma.*MaskedArray.*\.filled"):
         make().run("fft", np.ma.masked_array(np.ones(4), [0, 1, 0, 0]))
-    with pytest.raises(ValueError, match=r"no operation 'fftt' to run; there are: .*matmul"):
+    with pytest.raises(ValueError, match=r"no operation 'fftt' to run .*; there are: .*matmul"):
         make().run("fftt", np.ones(3))
 
 
