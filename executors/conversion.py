@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import UnsupportedError
+from .errors import GradientError, UnsupportedError
 
 if TYPE_CHECKING:
     from .base import Executor
@@ -249,7 +249,7 @@ def across(x: Any, target: Executor, device: str = "cpu") -> Any:
     if kind is None or kind in ("foreign", "tracer"):
         raise UnsupportedError(why_refused(x, kind))
     if requires_grad(x):
-        raise UnsupportedError(
+        raise GradientError(
             f"a tensor that requires a gradient does not leave torch for {target.name}: its gradient would be lost; "
             "pass x.detach() if that is what you want"
         )

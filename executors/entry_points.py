@@ -46,7 +46,7 @@ class Offer:
         spec = getattr(sys.modules.get(self.value.partition(":")[0].strip()), "__spec__", None)
         return bool(getattr(spec, "_initializing", False))
 
-    def why_broken(self, error: Exception) -> str:
+    def why_broken(self, error: BaseException) -> str:
         """The sentence for a listing."""
         return (
             f"{self.package} offers it as {self.value}, which cannot be used: {type(error).__name__}: {error}. "

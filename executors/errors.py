@@ -19,6 +19,10 @@ class UnsupportedError(PointsmanError, TypeError):
     """A backend that works cannot compute this request (dtype, gradient, layout, mode)."""
 
 
+class GradientError(UnsupportedError):
+    """A tensor that requires a gradient would have to leave its library: true of these arguments alone."""
+
+
 class NoCandidateError(PointsmanError, RuntimeError):
     """Nothing is left to try; the message lists each candidate and what happened to it.
 

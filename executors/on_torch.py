@@ -17,7 +17,7 @@ import numpy as np
 
 from ..telemetry.outcome import Failure
 from .base import Capabilities, Executor, Variant
-from .errors import BackendUnavailableError, UnsupportedError
+from .errors import BackendUnavailableError, GradientError, UnsupportedError
 
 _DTYPES = "bool int8 int16 int32 int64 uint8 float16 bfloat16 float32 float64 complex64 complex128"
 
@@ -191,7 +191,7 @@ def _from_numpy(torch: Any, x: np.ndarray[Any, Any]) -> Any:
 def _to_numpy(y: Any, error: Exception) -> np.ndarray[Any, Any]:
     """What `y.numpy()` refused: a reason to give, or one more step to take."""
     if y.requires_grad:
-        raise UnsupportedError(
+        raise GradientError(
             "a tensor that requires a gradient does not leave torch: its gradient would be lost; "
             "pass x.detach() if that is what you want"
         ) from error

@@ -186,7 +186,7 @@ def ensure(name: str) -> tuple[Executor, float]:
             if library:
                 importlib.import_module(library)
             found.probe()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # some end the program where something of theirs is missing
             where = f"{library} is installed" if library else f"{name!s} is registered"
             _BROKEN[str(name)] = (
                 f"{where} but failed its check: {type(error).__name__}: {error}. Reinstall it, or go on without: "
@@ -313,7 +313,7 @@ def _loaded(name: str) -> tuple[Row, Executor]:
             found = _validated(name, offer.load())
             line = _row_of(found, "", f" [{offer.package}]")
             found.unusable(), found.devices(), found.version()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             reason = offer.why_broken(error)
     if reason:
         found = Broken(name, reason)

@@ -10,11 +10,11 @@ import numpy as np
 
 from ..executors import conversion, registry
 from ..executors.fallback import own_failure
-from .arguments import key_of, stands_apart
+from .arguments import all_leaves, key_of, stands_apart
 from .dispatch import MOST_ENTRIES, NEVER, UNSAMPLED, Dispatcher
 from .journey import BoundLeg, Journey
 from .logs import log
-from .moves import inside, kind_at, load_of, mover, place_of
+from .moves import inside, kind_at, load_of, mover, place_of, places
 from .operations import Operation
 from .route import Noted, Route, find_route
 from .selector import IntelligentBackendSelector
@@ -53,9 +53,7 @@ class Chain:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the steps: the arguments go to the first, each result to the next, the last one back to the caller."""
-        key = _key(args, kwargs)
-        if self._held:
-            key = (key, key_of(self._held, {}))
+        key = _key(self._held, args, kwargs)
         journey = self._journeys.get(key)
         if journey is None or journey.careful:
             return self._slow(key, journey, args, kwargs)
@@ -72,14 +70,17 @@ class Chain:
             return ride(key, journey, args, kwargs)
 
     def _ride(self, key: Any, journey: Journey, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        done, value, steady = 0, None, True
+        done, steady = 0, True
+        value: Any = None
         try:
             for leg in journey.legs:
                 into = leg.into
                 if done:
                     if into is not None:
                         value = into(value)
-                    if not leg.fits(value):
+                    # These three tell nearly always, and at once.
+                    known = type(value) is leg.kind and value.dtype is leg.dtype and value.shape == leg.shape
+                    if not (known or leg.fits(value)):
                         steady = False
                         break
                     value = leg.call(value)
@@ -161,7 +162,8 @@ class Chain:
         for kept in (self._noted, self._journeys):
             if len(kept) >= MOST_ENTRIES:
                 kept.clear()
-        if not apart:
+        # Arrays in a list are converted only on the way to another library and back, as single calls are.
+        if not apart and self._boxed() <= {kind_at(home)}:
             self._noted[key] = Noted(home, tuple(requests), tuple(loads), self._operations())
         return self._home(value, home)
 
@@ -248,9 +250,7 @@ class Chain:
         Runs nothing. What the later steps are handed is known from the first call with such arguments; before that
         the route says so and has no legs.
         """
-        key = _key(args, kwargs)
-        if self._held:
-            key = (key, key_of(self._held, {}))
+        key = _key(self._held, args, kwargs)
         if stands_apart((*args, *self._held), kwargs):
             return _untold(args, kwargs, "such arguments are left alone: every step runs them as they are")
         noted, journey = self._noted.get(key), self._journeys.get(key)
@@ -286,6 +286,8 @@ class Chain:
         """The best route, made ready as far as can be without running it."""
         dispatchers = self._dispatchers()
         barred = {place for signature, place in self._barred if signature == key}
+        if self._boxed():
+            barred.update(places(noted.home, dispatchers[0].engine))
         route, choices = find_route(noted, dispatchers, previous.places if previous else (), barred)
         legs = tuple(
             BoundLeg(step, dispatcher, choice)
@@ -304,6 +306,11 @@ class Chain:
                 log.info("%r: now by way of %s (%s)", self, ", ".join(journey.places), route.reason)
             journey.follow(previous)
         return journey
+
+    def _boxed(self) -> set[str]:
+        """The kinds of the arrays in lists, tuples and dictionaries that steps hold."""
+        boxed = (value for value in self._held if isinstance(value, (list, tuple, dict)))
+        return {kind for leaf in all_leaves(tuple(boxed), {}) if (kind := conversion.kind_of(leaf)) is not None}
 
     def _operations(self) -> tuple[Operation, ...]:
         return tuple(dispatcher.operation for dispatcher in self._dispatchers())
@@ -330,12 +337,18 @@ def _moved(into: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[t
     return tuple(map(into, args)), {name: into(given) for name, given in kwargs.items()}
 
 
-def _key(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What tells signatures apart; by the same rules as for a single call."""
+def _key(held: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What tells signatures apart; by the same rules as for a single call. What steps hold may change in place."""
     if len(args) == 1 and not kwargs and type(args[0]) is ndarray:
         key: Any = (args[0].shape, args[0].dtype)
     else:
         key = key_of(args, kwargs)
+    if held:
+        first = held[0]
+        if len(held) == 1 and type(first) is ndarray:
+            key = (key, first.shape, first.dtype)
+        else:
+            key = (key, key_of(held, {}))
     here = SCOPE.get()
     return key if here is None else (here, key)
 

@@ -23,6 +23,7 @@ class BoundLeg(Entry):
 
     __slots__ = (
         "asked",
+        "dtype",
         "given",
         "history",
         "into",
@@ -32,6 +33,7 @@ class BoundLeg(Entry):
         "move_site",
         "operation",
         "place",
+        "shape",
         "step",
     )
 
@@ -46,8 +48,10 @@ class BoundLeg(Entry):
         self.history = dispatcher.engine.history
         self.place = ""
         self.load: Load | None = None
-        self.kind: type | None = None
-        self.given: Any = None  # what it was handed when it was bound
+        self.given: Any = None  # what it was handed when it was bound; below, the parts of it for the hot path
+        self.kind: Any = None
+        self.shape: Any = None
+        self.dtype: Any = None
         self.into: Call | None = None
         self.into_timed: Call | None = None
         self.move_site: Site | None = None
@@ -64,22 +68,27 @@ class BoundLeg(Entry):
             return
         prepared = self.prepared = dispatcher.prepared(choice.variant, choice.request, args, kwargs)
         self.stride = ASYNCHRONOUS_STRIDE if prepared.asynchronous else 1
-        self.kind, self.given = type(value), handed(value)
+        self._rests_on(handed(value))
         self.call = self.step.around(prepared.call)
         self.timed = self.step.around(timed_call(prepared))
 
+    def _rests_on(self, given: Any) -> None:
+        self.given = given
+        if isinstance(given[0], type) and len(given) == 3:
+            self.kind, self.shape, self.dtype = given
+
     def fits(self, value: Any) -> bool:
         """Whether `value` is what this step was planned or bound for; asked at the step's own place."""
-        if self.kind is None:
+        if self.given is None:
             return load_of((value,), {}) == self.load
-        return type(value) is self.kind and handed(value) == self.given
+        return bool(handed(value) == self.given)
 
     def take_over(self, old: BoundLeg) -> None:
         """Stay ready where an earlier leg was, and nothing has changed."""
         same = (old.place, old.choice.variant, old.operation) == (self.place, self.choice.variant, self.operation)
         if old.bound and same:
             self.call, self.timed, self.stride, self.prepared = old.call, old.timed, old.stride, old.prepared
-            self.kind, self.given = old.kind, old.given
+            self._rests_on(old.given)
 
     def note(self, started: float, ended: float, calls: int) -> None:
         """Record one steady call."""

@@ -48,9 +48,9 @@ def load_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Load:
 
 
 def handed(value: Any) -> Any:
-    """What a step may rest on of the value it is handed: class, shape and dtype; of lists and the like, of each item."""
+    """What a step may rest on of the value it is handed: class, shape and dtype; of a list, those of its items."""
     shape = getattr(value, "shape", None)
-    return key_of((value,), {}) if shape is None else (type(value), shape, value.dtype)
+    return key_of((value,), {}) if shape is None else (type(value), shape, getattr(value, "dtype", None))
 
 
 def place_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:

@@ -84,6 +84,7 @@ BROKEN = {  # name -> what its module holds (None: there is no module), what of 
     "missing_import": ("import no_such_library", "Mine", "ModuleNotFoundError: No module named 'no_such_library'"),
     "missing_module": (None, "Mine", "ModuleNotFoundError: No module named 'missing_module_module'"),
     "failing_import": ("raise OSError('libfoo.so.3 is gone')", "Mine", "OSError: libfoo.so.3 is gone"),
+    "exiting_import": ("raise SystemExit('no licence')", "Mine", "SystemExit: no licence"),
     "missing_class": (GOOD, "Yours", "AttributeError: module 'missing_class_module' has no attribute 'Yours'"),
     "no_executor": ("Mine = dict", "Mine", "TypeError: backend 'no_executor': dict is not a subclass of pointsman's"),
     "a_module": (GOOD, "", "TypeError: backend 'a_module': expected an Executor or a subclass of it, got module"),
@@ -128,6 +129,21 @@ print(json.dumps(told))
         assert passed_over == f"preferred_backend={name!r} is passed over: {reason}"
         assert used == reason
         assert required.endswith(f"it cannot run: {reason}")
+
+
+def test_one_that_ends_the_program_when_it_is_first_used_is_broken(fresh_python, offer):
+    offer(GOOD.replace("pass", "sys.exit(3)"))
+    code = """
+import pointsman as pm
+from pointsman.executors import registry
+for _ in range(2):
+    try:
+        registry.ensure("mine")
+    except ImportError as error:
+        print(error)
+"""
+    told = "json.tool is installed but failed its check: SystemExit: 3. Reinstall it, or go on without: "
+    assert fresh_python(code).splitlines() == [f"{told}POINTSMAN_DISABLE=mine"] * 2
 
 
 def test_two_packages_with_one_name_and_a_wrong_name(fresh_python, offer):
