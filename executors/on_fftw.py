@@ -27,7 +27,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -48,6 +47,7 @@ MOST_PLANS = 512
 EFFORTS = ("FFTW_ESTIMATE", "FFTW_MEASURE", "FFTW_PATIENT", "FFTW_EXHAUSTIVE")
 LONGEST_WISDOM = 4 * 2**20  # characters; a file that has grown so long is left as it is
 _FORK_PATIENCE_S = 2.0  # as long as a fork waits for histories
+_FORKED = "fftw cannot plan: forked while another thread was planning; fork at another moment, or spawn workers"
 
 _Array = np.ndarray[Any, Any]
 _Key = tuple[tuple[int, ...], str, int, int, bool]  # shape, kind, axes, threads, whether the input is kept
@@ -72,6 +72,10 @@ class FftwExecutor(Executor):
             raise ValueError(f"fftw: effort must be one of {', '.join(EFFORTS)}; got {effort!r}")
         _POOL.effort = effort
         _POOL.clear()
+
+    def unusable(self) -> str | None:
+        """Why there can be no plan in this forked child."""
+        return _FORKED if _PLANNER.lost else None
 
     def probe(self) -> None:
         """Transform four numbers there and back."""
@@ -152,9 +156,7 @@ class lend:
         self._plan = _POOL.take(self._key)
         return self._plan
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         plan = self._plan
         del self._plan
         _POOL.give(self._key, plan)
@@ -278,10 +280,7 @@ class _Planner:
 
     def __enter__(self) -> None:
         if self.lost:
-            raise BackendUnavailableError(
-                "fftw cannot plan here: this process was forked while another thread was planning; fork at another "
-                "moment, or start workers by spawn"
-            )
+            raise BackendUnavailableError(_FORKED)
         self.lock.acquire()
 
     def __exit__(self, *_: object) -> None:

@@ -8,8 +8,8 @@ have one dtype, real or complex, which the result keeps. Units: those of `x` tim
 
 Accuracy: within 5e-6 (single) or 1e-14 (double precision) of the largest magnitude in the result. The direct variants
 are that close in quiet stretches of the result too; an FFT spreads the rounding error of its loudest part over its
-whole length. A NaN reaches every sample that depends on it, and in the FFT variants its whole row or block. An empty
-axis cannot be convolved and is a ValueError.
+whole length. A NaN reaches every sample that depends on it, and in the FFT variants its whole row or block, as does
+an infinity there, as NaN. An empty axis cannot be convolved and is a ValueError.
 
 Source: Oppenheim and Schafer, Discrete-Time Signal Processing, 3rd ed., eq. 2.49 (sum), section 8.7.3 (overlap-add).
 
@@ -160,7 +160,9 @@ def _portable(x: Any, k: Any, *, mode: str = "full", xp: Any) -> Any:
     else:
         product = xp.fft.rfftn(x, s=sizes, axes=axes) * xp.fft.rfftn(k, s=sizes, axes=axes)
         y = xp.fft.irfftn(product, s=sizes, axes=axes)
-    return y[at(start, length)]
+    if length == sizes:
+        return y
+    return y[at(start, length)] + 0  # a copy: a window onto the padded array would keep all of that alive
 
 
 def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:

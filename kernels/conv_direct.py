@@ -30,7 +30,9 @@ def on_numpy(x: Array, k: Array, *, mode: str = "full") -> Array:
     lead, n = x.shape[: x.ndim - k.ndim], x.shape[x.ndim - k.ndim :]
     start, length = window(n, k.shape, mode)
     if x.ndim == 1:
-        return np.ascontiguousarray(np.convolve(x, k)[start[0] : start[0] + length[0]]).reshape(length)
+        whole = np.convolve(x, k)
+        # a window onto a longer array would keep all of that alive
+        return whole if mode == "full" else whole[start[0] : start[0] + length[0]].copy()
     if k.ndim == 1 and x.size // n[0] <= k.size:
         y = np.empty((*lead, *length), x.dtype)
         rows, out = x.reshape(-1, n[0]) if x.size else x.reshape(0, n[0]), y.reshape(-1, length[0])

@@ -9,7 +9,7 @@ precision far less, where one running sum loses a tenth of ten million equal ter
 single precision up in double precision and are within 2e-7; so are the Numba variants, and within 2e-13 in double
 precision, since they begin running sums afresh and add up the sums of the blocks, as JAX and the devices do. A NaN
 makes itself and every later sample of its row NaN, and none before it. A block's own sum may overflow where the
-running sum would not have.
+running sum would not have. JAX takes subnormal numbers for zeros, in `x` and in the result.
 
 Source: Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 4.2; Blelloch, Prefix sums and their
 applications, CMU-CS-90-190 (1990), section 1.2 (sums of blocks first, for several threads).

@@ -6,13 +6,16 @@ first sample is the lower terminal: what lies before it counts as zero, so a con
 :math:`t^{-\alpha} / \Gamma(1 - \alpha)`, not zero. It agrees with the Riemann-Liouville derivative to first order in
 the step. Order 1 is the backward difference, 0 the identity, a negative order a fractional integral (-1 the running
 sum). Orders from -2 to 2 are accepted. `f` of shape (..., n) gives (..., n) in `f`'s dtype; an empty axis stays empty.
-Units: those of `f` over those of `step` to the power `order`.
+Units: those of `f` over those of `step` to the power `order`. The factor h^-order must be a normal number of `f`'s
+dtype, between 1.2e-38 and 3.4e38 in single and 2.2e-308 and 1.8e308 in double precision; otherwise it is a ValueError,
+and `step` wants another unit.
 
 Accuracy: within 1e-6 (single) or 3e-15 (double precision) of max|f| h^-order sum|w_k|, whichever the variant. Where
 the result is much smaller than that (a smooth `f`, fine steps, a high order: 1e4 times for 4e4 samples of a slow sine
 and order 1.5) its relative error is larger in the same ratio; rounding `f` itself does as much, so use double
-precision there. A NaN reaches every later sample of its row; in the FFT variants it reaches the whole row. The FFT
-variants keep the weights' spectrum per order, length and dtype, 64 MiB at most.
+precision there. A NaN reaches every later sample of its row, and so does an infinity, as infinity or NaN; in the FFT
+variants either makes the whole row NaN. The FFT variants keep the weights' spectrum per order, length and dtype, 64 MiB
+at most.
 
 Source: Podlubny, Fractional Differential Equations (1999), eq. 7.1-7.4 (weights and sum); by FFT: Lubich, SIAM J.
 Math. Anal. 17 (1986), section 2 (discrete convolution form).
@@ -27,6 +30,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -37,13 +41,14 @@ from ..executors.registry import executor
 from ..selector.portable import Portable
 from .base import Arguments, Kernel
 from .binding import CORES, in_rows, numba_variant
-from .checks import dtype_name, need_array
+from .checks import FLOATS, dtype_name, need_array
 from .on_cuda import cuda_variant, load_history_sum
 from .spectra import Kept, fast_length, filtered, flops, workspace
 from .transforms import NUMPY, Engine, on_fftw, on_scipy
 
 Array = np.ndarray[Any, Any]
 LOWEST, HIGHEST = -2.0, 2.0
+RANGE = {name: (float(np.finfo(name).tiny), float(np.finfo(name).max)) for name in FLOATS}  # of normal numbers
 KEPT = Kept(64 << 20)
 
 
@@ -52,10 +57,28 @@ def _validate(f: Any, *, order: float, step: float = 1.0) -> None:
     for name, value in (("order", order), ("step", step)):
         if not isinstance(value, numbers.Real) or isinstance(value, bool):
             raise TypeError(f"derivative: {name} must be a real number; got {value!r}")
-    if not LOWEST <= order <= HIGHEST:
-        raise ValueError(f"derivative: order must lie between {LOWEST:g} and {HIGHEST:g}; got {order!r}")
-    if not 0.0 < step < math.inf:
-        raise ValueError(f"derivative: step must be positive and finite; got {step!r}")
+        try:
+            float(value)
+        except OverflowError:  # of a whole number or a fraction, whose digits no message should list
+            raise ValueError(f"derivative: {name} must fit a float; got a larger {type(value).__name__}") from None
+    power, h = float(order), float(step)
+    if not LOWEST <= power <= HIGHEST:
+        raise ValueError(f"derivative: order must lie between {LOWEST:g} and {HIGHEST:g}; got {power!r}")
+    if not 0.0 < h < math.inf:
+        raise ValueError(f"derivative: step must be positive and finite; got {h!r}")
+    try:
+        scale = h**-power
+    except OverflowError:
+        scale = math.inf
+    least, most = RANGE["float32"]
+    if least <= scale <= most:  # in any dtype: its name takes as long to ask for as all the rest
+        return
+    least, most = RANGE[dtype_name(f)]
+    if not least <= scale <= most:
+        raise ValueError(
+            f"derivative: step**-order must be between {least:.2g} and {most:.2g}, the range of {dtype_name(f)}; got "
+            f"{scale:.3g} from order {power!r} and step {h!r} (change the unit of step)"
+        )
 
 
 def weights(order: float, n: int) -> Array:
@@ -274,6 +297,13 @@ OPERATION = Kernel(
         ((np.ones(8),), {"order": "half"}, TypeError, "order must be a real number; got 'half'"),
         ((np.ones(8),), {"order": 0.5, "step": 0.0}, ValueError, "step must be positive and finite; got 0.0"),
         ((np.ones(8),), {"order": 0.5, "step": math.inf}, ValueError, "got inf"),
+        ((np.ones(8),), {"order": 0.5, "step": 10**400}, ValueError, "step must fit a float; got a larger int"),
+        ((np.ones(8),), {"order": -(10**5000)}, ValueError, "order must fit a float; got a larger int"),
+        ((np.ones(8),), {"order": 1, "step": Fraction(1, 10**400)}, ValueError, "positive and finite; got 0.0"),
+        ((np.ones(8),), {"order": 2, "step": 1e-300}, ValueError, "float64; got inf from order 2.0"),
+        ((np.ones(8),), {"order": -2, "step": 1e-300}, ValueError, "got 0 from .*change the unit of step"),
+        ((np.ones(8, "f4"),), {"order": 1.5, "step": 1e-26}, ValueError, r"float32; got 1e\+39 from order 1.5"),
+        ((np.ones(8, "f4"),), {"order": -1.5, "step": 1e-26}, ValueError, "between 1.2e-38 .* got 1e-39"),
         ((np.ones(8, complex),), {"order": 0.5}, TypeError, "got complex128"),
         ((np.array(1.0),), {"order": 0.5}, ValueError, "at least 1 axes"),
     ),

@@ -10,9 +10,9 @@ Units: `u`, `source` and the result have one unit.
 
 Accuracy: within 5e-6 (single) or 1e-14 (double precision) of the largest magnitude in the result, for up to about 100
 sweeps. A sweep never enlarges an error, so the bound grows at most with the number of sweeps, in practice with
-its root. A NaN reaches what it would reach in so many sweeps, and in "scipy/sine" its whole grid. That variant adds
-up all sweeps in the sine modes of the grid, each of which a sweep multiplies by a number: its time does not depend
-on `sweeps`.
+its root. A NaN or an infinity reaches what it would reach in so many sweeps; in "scipy/sine" either makes all inner
+points of its grid NaN. That variant adds up all sweeps in the sine modes of the grid, each of which a sweep multiplies
+by a number: its time does not depend on `sweeps`.
 
 Source: Saad, Iterative Methods for Sparse Linear Systems, 2nd ed., eq. 4.4 (sweep) and section 4.2 (convergence); sine
 modes: Demmel, Applied Numerical Linear Algebra, lemma 6.1 and section 6.5.1.
@@ -111,7 +111,9 @@ def _on_numpy(u: Array, source: Array | None = None, *, sweeps: int = SWEEPS) ->
     if nothing_to_do(u.shape, sweeps):
         return y
     length, m = y.size, y.shape[-1]
-    with buffers.borrow(y.shape, y.dtype) as other, buffers.borrow((length,), y.dtype) as heat:
+    # On the way over the ends of rows, infinities meet in sums that the edges then take the place of.
+    quiet = np.errstate(invalid="ignore", over="ignore")
+    with quiet, buffers.borrow(y.shape, y.dtype) as other, buffers.borrow((length,), y.dtype) as heat:
         if source is not None:
             np.multiply(source, 0.25, out=heat.reshape(y.shape))
         grids = (y, other) if sweeps % 2 == 0 else (other, y)  # so that the last sweep ends in y

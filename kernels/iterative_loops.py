@@ -155,6 +155,11 @@ def load_torch() -> Callable[..., Any]:
             return apply(first(u, axes[0]), first(source, axes[1]), sweeps), 0
 
         @staticmethod
+        def jvp(ctx: Any, u: Any, source: Any, _: Any) -> Any:
+            """The map is linear: what it makes of the tangents."""
+            return apply(torch.zeros_like(source) if u is None else u, source, ctx.sweeps)
+
+        @staticmethod
         def backward(ctx: Any, y: Any) -> Any:
             """The adjoint: inner points take part symmetrically, an edge gets back what it gave in every sweep."""
             inner = torch.nn.functional.pad(y[interior], (1, 1, 1, 1))

@@ -10,7 +10,8 @@ Accuracy: within 2e-6 (single) or 1e-14 (double precision) of the largest distan
 move the origin into the middle of the points and then compute the near pairs again by differences. Squares must
 not leave the range of the dtype: distances below 1e-19 (single) or 1e-154 (double precision) come out as zero, above
 1e19 or 1e154 as infinity. A NaN reaches every distance from or to its point. The gradient at a distance of zero, where
-there is none, is zero.
+there is none, is zero. Derivatives may be of any order; for a second one, "torch" keeps all n m d differences. Forward
+and within `torch.func`, use "torch": "torch/mm" has what `torch.autograd` needs and no more.
 
 Source: the definition; cancellation: Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 1.7.
 
@@ -35,6 +36,7 @@ from .base import Arguments, Kernel
 from .binding import numba_variant, torch_variants
 from .checks import need_array, need_same_dtype
 from .jax_forms import jax_variants
+from .pairwise_torch import load_torch
 
 Array = np.ndarray[Any, Any]
 BLOCK = 16384  # distances at a time, so that they and one difference each stay in the second-level cache
@@ -235,15 +237,6 @@ def _root(total: Any, xp: Any) -> Any:
     return xp.where(zero, xp.zeros_like(total), xp.sqrt(xp.where(zero, xp.ones_like(total), total)))
 
 
-def _load_torch() -> Callable[..., Any]:
-    from torch import cdist
-
-    def distances(a: Any, b: Any) -> Any:
-        return cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
-
-    return distances
-
-
 def _load_torch_mm() -> Callable[..., Any]:
     import torch
 
@@ -326,7 +319,7 @@ OPERATION = Kernel(
         Variant("scipy", "scipy", _load_scipy, threads=1, dtypes=frozenset({"float64"})),  # it widens float32 itself
         numba_variant("numba", _build, _by_columns, reorder=True),
         numba_variant("numba/parallel", _build, _by_columns, reorder=True),
-        *torch_variants("torch", _load_torch),
+        *torch_variants("torch", load_torch),
         *torch_variants("torch/mm", _load_torch_mm, work=_gemm_work, workspace=_gemm_workspace),
         *jax_variants("jax", _jax_plain, _jax_traced),
     ),

@@ -3,9 +3,10 @@ r"""Sorting along the last axis, batched over the others.
 ``sort(x, *, descending=False)``: every row of `x`, of shape (..., n), in ascending order; in descending order it is the
 reverse of that. The result has the shape and dtype of `x`: float32, float64, int32 or int64. Units: those of `x`.
 
-Accuracy: exact, the same values on every variant. A NaN counts as larger than everything, infinity included: it is
+Accuracy: exact, the same values on every variant, but for one thing: JAX takes subnormal numbers for zeros, and so does
+not put them in order among themselves and zeros. A NaN counts as larger than everything, infinity included: it is
 last in ascending order and first in descending order, as in NumPy; its sign and payload may change. Zeros of both
-signs are equal, and their order among themselves is not promised; JAX counts subnormal numbers as zeros there.
+signs are equal, and their order among themselves is not promised.
 
 Source: Knuth, The Art of Computer Programming, vol. 3, 2nd ed., section 5.2.5, algorithm R (radix list sort), with
 counts in place of lists.

@@ -212,6 +212,34 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), on_fftw.transform(np.o
 """) == "0 5.0"  # fmt: skip
 
 
+def test_the_registry_of_such_a_child_says_no_more_than_what_helps(fresh_python):
+    assert fresh_python("""
+import os, signal, threading, warnings
+from pointsman.executors import on_fftw, registry
+warnings.simplefilter("ignore", DeprecationWarning)
+on_fftw._FORK_PATIENCE_S = 0.01
+planning, done = threading.Event(), threading.Event()
+def plan():
+    with on_fftw._PLANNER:
+        planning.set()
+        done.wait()
+thread = threading.Thread(target=plan)
+thread.start()
+planning.wait()
+child = os.fork()
+if not child:
+    signal.alarm(60)
+    try:
+        registry.ensure("fftw")
+    except ImportError as error:
+        os._exit(0 if str(error) == registry.available("fftw") and str(error).endswith("or spawn workers") else 4)
+    os._exit(5)
+done.set()
+thread.join()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), registry.available("fftw"))
+""") == "0 None"  # fmt: skip
+
+
 # ------------------------------------------------------------------------------------------------------- wisdom
 
 PLANS = """

@@ -148,3 +148,20 @@ def test_a_spectrum_is_sent_to_a_gpu_once_and_not_from_inference_to_training(mon
     derivative._beside(On(), response, (0.5, 8), gpu)
     derivative._beside(On(), response, (0.5, 8), gpu)
     assert len(sent) == 5
+
+
+@pytest.mark.parametrize(("dtype", "step"), [("float32", 1.09e-19), ("float64", 1.5e-154)])
+def test_a_factor_at_the_end_of_the_range_loses_no_digits(dtype, step):
+    least = float(np.finfo(dtype).tiny)
+    assert least < step**2 < 1.1 * least
+    f = (np.random.default_rng(10).uniform(1, 2, 3000) * least**-0.5).astype(dtype)
+    exact = D.reference(f, order=-2, step=step)
+    for variant in (v for v in D.variants if v.device == "cpu"):
+        y = prepare(variant, ["numpy"], {"order": None, "step": None}).call(f, order=-2, step=step)
+        assert np.max(np.abs(y - exact)) < D.tolerances[dtype] * np.max(exact), variant.name
+
+
+def test_steps_as_long_as_the_factor_fits_are_allowed():
+    for dtype, step in (("float32", 1e-25), ("float32", 1e25), ("float64", 1e-200), ("float64", 1e200)):
+        D.validate(np.ones(3, dtype), order=1.5, step=step)
+        D.validate(np.ones(3, dtype), order=np.float32(-1.5), step=np.float64(step))

@@ -89,6 +89,37 @@ def test_torch_gradients_of_near_and_equal_points(name):
     assert b.grad[1].tolist() == pytest.approx([0.0, 1.0], abs=1e-9)
 
 
+@pytest.mark.parametrize("name", TORCH)
+def test_torch_second_derivatives_with_create_graph(name):
+    import torch
+
+    rng = np.random.default_rng(2)
+    a, b = (torch.tensor(rng.standard_normal((n, 3)), requires_grad=True) for n in (4, 5))
+    assert torch.autograd.gradcheck(function(name), (a, b))
+    assert torch.autograd.gradgradcheck(function(name), (a, b))
+    assert torch.autograd.gradgradcheck(lambda x: function(name)(x, b.detach()), (a,))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch itself, at its first derivative forward
+@pytest.mark.parametrize("outer", ["jacfwd", "jacrev"])
+@pytest.mark.parametrize("inner", ["jacfwd", "jacrev"])
+def test_torch_transforms_give_the_second_derivatives_of_the_formula(outer, inner):
+    import torch
+
+    rng = np.random.default_rng(4)
+    a, b, weights = (torch.from_numpy(rng.standard_normal(shape)) for shape in ((4, 3), (5, 3), (4, 5)))
+
+    def twice(distances, at, to):
+        first = getattr(torch.func, inner)(lambda x: (weights * distances(x, to) ** 3).sum())
+        return getattr(torch.func, outer)(first)(at)
+
+    expected = twice(lambda x, to: (x[:, None] - to).square().sum(-1).sqrt(), a, b)
+    assert torch.allclose(twice(function("torch"), a, b), expected, rtol=0, atol=1e-11)
+    assert torch.isfinite(twice(function("torch"), a, torch.cat([a, b[:1]]))).all()
+    mapped = torch.func.vmap(lambda x: twice(function("torch"), x, b))(torch.stack([b[:4], a]))
+    assert torch.allclose(mapped[1], expected, rtol=0, atol=1e-11)
+
+
 def test_jax_gradient_of_equal_points_is_zero_and_a_call_may_be_transformed():
     import jax
     import jax.numpy as jnp
