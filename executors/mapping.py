@@ -10,6 +10,7 @@ import sys
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
@@ -114,13 +115,22 @@ class MapExecutor(Executor):
         size = whole("chunk_size", chunk_size) or -(-len(items) // (CHUNKS_A_WORKER * jobs)) or 1
         whole("native_threads", native_threads)
         out: list[Any] = [None] * len(items)
-        runs = self.run_chunks(
-            each(worker), chunked(items, size), method=chosen.name, n_jobs=jobs, native_threads=native_threads,
-            **options,
-        )  # fmt: skip
-        for first, results, _, _ in runs:
-            out[first : first + len(results)] = results
+        with self.turn(chosen):
+            runs = self.run_chunks(
+                each(worker), chunked(items, size), method=chosen.name, n_jobs=jobs, native_threads=native_threads,
+                **options,
+            )  # fmt: skip
+            for first, results, _, _ in runs:
+                out[first : first + len(results)] = results
         return out
+
+    def turn(self, method: Method) -> AbstractContextManager[Any]:  # noqa: ARG002 (most need none)
+        """Held around `run_chunks` and the use of its results: threads that cannot share workers take turns."""
+        return nullcontext()
+
+    def busy(self, method: Method) -> bool:  # noqa: ARG002
+        """Whether `turn` would have to wait for another thread now."""
+        return False
 
     def method(self, name: str = "") -> Method:
         """The method called `name`, "" for the first; a ValueError lists them."""
@@ -173,8 +183,8 @@ def map_methods() -> list[tuple[str, MapExecutor, Method]]:
 
 
 def listed(items: Iterable[Any]) -> Sequence[Any]:
-    """`items` as a sequence whose slices are plain; anything but a list, tuple or range becomes a list."""
-    return items if isinstance(items, list | tuple | range) else list(items)
+    """`items` as a sequence whose slices are plain and that no worker changes: a tuple, a range, else a new list."""
+    return items if type(items) is tuple or type(items) is range else list(items)
 
 
 def chunked(items: Sequence[Any], size: int, first: int = 0) -> Iterator[Chunk]:
@@ -232,7 +242,9 @@ def each(worker: Callable[[Any], Any]) -> Callable[[Chunk], tuple[int, list[Any]
         except StopIteration as error:  # generators are on its way, and Python itself would make this of it there
             raise RuntimeError(f"the worker raised StopIteration at item {first + len(out)} of the map") from error
         except Exception as error:
-            error.add_note(f"pointsman: raised by item {first + len(out)} of the map")
+            note = f"pointsman: raised by item {first + len(out)} of the map"
+            if note not in getattr(error, "__notes__", ()):  # an instance that a worker keeps comes again and again
+                error.add_note(note)
             raise
         return first, out, began, perf_counter() - began
 
@@ -296,6 +308,19 @@ class _Here(threading.local):
 
 
 HERE = _Here()
+
+
+def as_worker(work: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`work` for a thread of this process: maps that its items make run in place."""
+
+    def run(chunk: Any) -> Any:
+        before, HERE.inside = HERE.inside, True
+        try:
+            return work(chunk)
+        finally:
+            HERE.inside = before
+
+    return run
 
 
 MARK = "runs_items_of_a_pointsman_map"  # set on the `current_process()` of our worker processes

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import os
 import pickle
+import queue
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
+from contextvars import copy_context
 from typing import Any, ClassVar
 
+from ..telemetry import lifetime
 from .base import Capabilities
 from .errors import BackendUnavailableError, UnsupportedError
-from .mapping import HERE, MapExecutor, Method, WorkerDiedError, guarded, reraise
+from .mapping import MapExecutor, Method, WorkerDiedError, as_worker, guarded, reraise
 
 IDLE_S = 280.0
 """loky's workers leave after 300 idle seconds."""
@@ -31,11 +35,11 @@ class JoblibExecutor(MapExecutor):
     capabilities = Capabilities(dtypes=frozenset(), array=False, map=True)
     methods = (
         Method("threads", floor_s=0.015, chunk_s=2e-4),
-        Method("loky", ships=True, start_s=0.5, floor_s=0.012, chunk_s=5e-4),
+        Method("loky", ships=True, start_s=0.65, floor_s=0.012, chunk_s=5e-4),
     )
     options: ClassVar[Mapping[str, str]] = {
         "max_nbytes": "arrays above this size are shared through files with worker processes; None: never",
-        "mmap_mode": "how workers open such arrays: 'r' (joblib's default), 'c', 'r+', 'w+' or None",
+        "mmap_mode": "how workers open such arrays: 'c' (default: changes stay in the worker), 'r', 'r+', 'w+', None",
         "temp_folder": "where such files go",
         "pre_dispatch": "chunks handed over ahead: a number, or text such as '2*n_jobs'",
     }
@@ -43,6 +47,8 @@ class JoblibExecutor(MapExecutor):
     def __init__(self) -> None:
         super().__init__()
         self._last_use: tuple[int, float] | None = None  # (process, time) of the last run on worker processes
+        self._turn = threading.RLock()
+        lifetime.free_in_child(self, "_turn")
 
     def probe(self) -> None:
         """Square three numbers on two threads; a pool of processes would cost half a second."""
@@ -57,15 +63,31 @@ class JoblibExecutor(MapExecutor):
         used = self._last_use
         return used is not None and used[0] == os.getpid() and time.monotonic() - used[1] < IDLE_S
 
+    def turn(self, method: Method) -> AbstractContextManager[Any]:
+        """loky's workers are one set for the process: an error ends them all, another `n_jobs` restarts them."""
+        return self._turn if method.ships else nullcontext()
+
+    def busy(self, method: Method) -> bool:
+        """Whether another thread's map uses the worker processes."""
+        if not method.ships:
+            return False
+        free = self._turn.acquire(blocking=False)
+        if free:
+            self._turn.release()
+        return not free
+
     def run_chunks(
         self, work: Callable[[Any], Any], chunks: Iterable[Any], *, method: str = "", n_jobs: int = 1,
         native_threads: int = 1, **options: Any,
     ) -> Iterator[Any]:  # fmt: skip
-        """See `MapExecutor.run_chunks`. Threads share the process's native threads, which nothing changes."""
+        """See `MapExecutor.run_chunks`. Threads share the process's native threads, which nothing changes.
+
+        Each chunk runs on a thread in a copy of the caller's context variables. On processes, hold `turn`.
+        """
         self.check_options(options)
         chosen = self.method(method)
         if n_jobs == 1:
-            yield from map(work, chunks)
+            yield from map(as_worker(work), chunks)
         elif chosen.ships:
             yield from self._on_processes(work, chunks, n_jobs, native_threads, options)
         else:
@@ -74,16 +96,12 @@ class JoblibExecutor(MapExecutor):
     def _on_threads(
         self, work: Callable[[Any], Any], chunks: Iterable[Any], n_jobs: int, options: dict[str, Any]
     ) -> Iterator[Any]:
-        stopped = threading.Event()
+        stopped, context, inside = threading.Event(), copy_context(), as_worker(work)
 
         def run(chunk: Any) -> Any:
             if stopped.is_set():  # a thread cannot be ended, but it need not begin another chunk
                 return None
-            HERE.inside = True
-            try:
-                return work(chunk)
-            finally:
-                HERE.inside = False
+            return context.copy().run(inside, chunk)  # scopes, np.errstate, decimal: as where the map was called
 
         try:
             yield from _outputs(run, chunks, {"backend": "threading", "n_jobs": n_jobs}, options)
@@ -95,6 +113,7 @@ class JoblibExecutor(MapExecutor):
         options: dict[str, Any],
     ) -> Iterator[Any]:  # fmt: skip
         config = {"backend": "loky", "n_jobs": n_jobs, "inner_max_num_threads": native_threads}
+        options = {"mmap_mode": "c", **options}  # joblib's "r" makes large arrays, and no others, read-only
         outputs, done = _outputs(guarded(work), chunks, config, options), False
         try:
             while (found := _next(outputs)) is not None:
@@ -105,6 +124,8 @@ class JoblibExecutor(MapExecutor):
                 yield result
             done = True
         finally:
+            if not done:
+                _stop_feeding()
             outputs.close()
             if not done:
                 self._last_use = None  # joblib has killed them
@@ -125,6 +146,19 @@ def _next(outputs: Iterator[tuple[bool, Any]]) -> tuple[bool, Any] | None:
         ) from error
     except (OSError, ImportError, NotImplementedError) as error:
         raise BackendUnavailableError(f"loky cannot start processes here: {error}") from error
+    except RuntimeError as error:  # the caller's own use of joblib has ended loky's workers, which are one set
+        if "shutdown" not in str(error):
+            raise
+        raise WorkerDiedError(f"the worker processes of loky were ended: {_first_line(error)}") from error
+
+
+def _stop_feeding() -> None:
+    """Take back what loky has queued: its manager thread fails on an item that was dropped when the pool is killed."""
+    pool: Any = sys.modules.get("joblib.externals.loky.reusable_executor")
+    queued = getattr(getattr(pool, "_executor", None), "_work_ids", None)
+    with suppress(queue.Empty):
+        while queued is not None:
+            queued.get(block=False)
 
 
 def _first_line(error: BaseException) -> str:
@@ -156,5 +190,23 @@ def _close(outputs: Any) -> None:
         with suppress(Exception):
             outputs.close()
 
+
+_INHERITED: list[Any] = []  # kept: what ends with it would write to pipes of the parent
+
+
+def _after_fork() -> None:
+    """In a forked child: its parent's worker processes, and the threads that serve them, are not its own."""
+    pool: Any = sys.modules.get("joblib.externals.loky.reusable_executor")
+    if pool is not None:
+        _INHERITED.append(pool._executor)
+        pool._executor = pool._executor_kwargs = None
+        pool._executor_lock = threading.RLock()
+    engine: Any = sys.modules.get("joblib.externals.loky.process_executor")
+    if engine is not None:
+        engine._threads_wakeups.clear()
+        engine._global_shutdown_lock = threading.Lock()
+
+
+lifetime.in_child(_after_fork)
 
 EXECUTOR = JoblibExecutor

@@ -8,7 +8,7 @@ from typing import Any
 
 from .base import Capabilities
 from .errors import BackendUnavailableError
-from .mapping import MapExecutor, Method
+from .mapping import MapExecutor, Method, as_worker
 
 
 class SequentialExecutor(MapExecutor):
@@ -36,8 +36,7 @@ class SequentialExecutor(MapExecutor):
         self.check_options(options)
         self.method(method)
         del n_jobs, native_threads
-        for chunk in chunks:
-            yield work(chunk)
+        yield from map(as_worker(work), chunks)
 
 
 EXECUTOR = SequentialExecutor

@@ -91,6 +91,12 @@ def map(
     if chunk_size is not None or native_threads != 1:
         whole("chunk_size", chunk_size)
         whole("native_threads", native_threads)
+    if not isinstance(backend, str):
+        raise TypeError(
+            f"backend: found {type(backend).__name__}; the third argument says where to run: 'auto', 'sequential', "
+            "'joblib' or a variant such as 'joblib/threads'. Workers at a time are n_jobs=...; several iterables "
+            "become one by zip(...)"
+        )
     run = Run(worker, listed(items))
     info = MapInfo(len(run.items))
     job = Job(run, info, n_jobs, prefer, chunk_size, native_threads, rerun, options)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..selector.maps import Facts
@@ -21,6 +22,11 @@ WATCH_S = 0.012
 BEAT_S, BEATS = 5e-4, 24
 HELD = 0.4
 """A thread that gets the interpreter only after this share of the switching interval has had to wait for it."""
+CROWDED = 0.1
+"""A thread that waited for a core for this share of the time: what was seen meanwhile tells of others as well."""
+WEIGH_S, WEIGH_SHARE = 0.005, 0.25
+"""Seconds, or the share of an item's own, within which it must be pickled; what takes longer is not worth sending."""
+TOO_HEAVY = 1 << 40
 
 
 class Run:
@@ -64,7 +70,9 @@ class Run:
         except StopIteration as error:  # it would end an iterator somewhere on its way, and results with it
             raise RuntimeError(f"the worker raised StopIteration at item {len(out)} of the map") from error
         except Exception as error:
-            error.add_note(f"pointsman: raised by item {len(out)} of the map")
+            note = f"pointsman: raised by item {len(out)} of the map"
+            if note not in getattr(error, "__notes__", ()):  # an instance that a worker keeps comes again and again
+                error.add_note(note)
             raise
         self.item_s = (self.clock() - started) / (len(out) - first or 1)
 
@@ -80,16 +88,21 @@ class Run:
         if beat is not None:
             beat.start()
         own, everyone, first = time.thread_time(), time.process_time(), len(self.out)
+        queued = core_wait_s()
         try:
             self.block(max(1, int(WATCH_S / self.item_s)) if self.item_s > 0.0 else 1)
         finally:
             if beat is not None:
                 shares = beat.stop()
         ran = len(self.out) - first
-        return Facts(
-            self.item_s, (time.process_time() - everyone) / ran, (time.thread_time() - own) / ran, shares,
-            _shipped(self.items[first]) + _shipped(self.out[first]),
-        )  # fmt: skip
+        cpu_s, own_s = (time.process_time() - everyone) / ran, (time.thread_time() - own) / ran
+        if core_wait_s() - queued > CROWDED * ran * self.item_s:  # the beat came late, or items slow, for that reason
+            shares, cpu_s = known.shares if known is not None else None, max(cpu_s, self.item_s)
+        nbytes = 0
+        if self.left_s >= SHORT_S:  # else nobody asks
+            within_s = max(WEIGH_S, WEIGH_SHARE * self.item_s)
+            nbytes = _shipped(self.items[first], within_s) + _shipped(self.out[first], within_s)
+        return Facts(self.item_s, cpu_s, own_s, shares, nbytes)
 
 
 def pilot(run: Run, known: Facts | None) -> Facts | None:
@@ -150,12 +163,44 @@ def lets_others_run(late: list[float]) -> bool:
     return bool(late) and statistics.median(late) < HELD * sys.getswitchinterval()  # none: not one turn in all the time
 
 
-def _shipped(x: Any) -> int:
-    """Bytes of `x` on its way to another process; 0 where that cannot be told in advance."""
+def core_wait_s() -> float:
+    """Seconds that this thread has waited for a core while it could have run; 0.0 where the system does not tell."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) * 1e-9
+    except (OSError, IndexError, ValueError):
+        return 0.0
+
+
+class _Heavy(Exception):
+    pass
+
+
+class _Scales:
+    """A file that counts what is written to it, for so many seconds."""
+
+    def __init__(self, within_s: float, clock: Callable[[], float]) -> None:
+        self.nbytes = 0
+        self._clock = clock
+        self._until = clock() + within_s
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        self.nbytes += size
+        if self._clock() > self._until:
+            raise _Heavy
+        return size
+
+
+def _shipped(x: Any, within_s: float, clock: Callable[[], float] = time.perf_counter) -> int:
+    """Bytes of `x` on its way to another process; 0 where that cannot be told, `TOO_HEAVY` where it takes long."""
     nbytes = getattr(x, "nbytes", None)
     if isinstance(nbytes, int):
         return nbytes
+    scales = _Scales(within_s, clock)
     try:
-        return len(pickle.dumps(x, pickle.HIGHEST_PROTOCOL))
+        pickle.Pickler(scales, pickle.HIGHEST_PROTOCOL).dump(x)  # writes 64 KiB at a time
+    except _Heavy:
+        return TOO_HEAVY
     except Exception:  # cloudpickle may still do it, and if not, the run says so
         return 0
+    return scales.nbytes

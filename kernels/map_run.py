@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,14 +14,16 @@ from ..executors.errors import NoCandidateError
 from ..executors.fallback import Attempt, run_chain
 from ..executors.mapping import COMMON, HERE, Chunk, Method, chunked, cores, each, map_methods, workers
 from ..selector import maps, settings
-from ..selector.adaptive import operation_name
 from ..selector.engine import Choice, Engine
 from ..selector.failures import classify, import_outcome
 from ..selector.maps import Facts, MapRequest
+from ..selector.operations import meant
 from ..selector.shared import default_selector
+from ..telemetry.load import LoadMeter
 from ..telemetry.outcome import Failure, Outcome, Site
 from .map_info import MapInfo
 from .map_pilot import BLOCK_S, SHORT_S, Run, pilot
+from .map_worker import key, scoped, worker_name
 
 CHUNK_COST = 100.0
 """A chunk takes at least so many times what handing it over costs."""
@@ -30,6 +32,10 @@ CHANGED = 1.5
 KNOWN_S = 0.005
 """A worker known to take this long an item is decided about at once: its pilot would cost more than it tells."""
 MOST_KNOWN = 1024
+START_MARGIN = 1.3
+"""Where no run of the kind was measured, a pool must gain so many times what its start is expected to take."""
+LOOK_S, LOOK_AGAIN_S = 0.1, 1.0
+"""Seconds of work in place that tell how many cores are free; and until one that found too few is repeated."""
 TOO_SHORT = "the run is too short to repay a pool"
 
 _KNOWN: dict[Any, Facts] = {}
@@ -51,6 +57,8 @@ class Job:
         self._rerun = rerun
         self._options = options
         self._rule = ""
+        self._free: int | None = None  # cores that others leave; None: not looked
+        self._against: dict[str, str] = {}
 
     # ------------------------------------------------------------------------------------------ the two ways in
 
@@ -58,14 +66,13 @@ class Job:
         """Pilot, then decide."""
         run = self._run
         if self._options:
-            name, valid = next(iter(self._options)), ", ".join(COMMON)
-            raise TypeError(f"option {name!r} needs a named backend; auto takes: {valid}")
+            raise _no_option(next(iter(self._options)))
         why = self._why_here(asked=False)
         if why is not None:
             return self._in_place(why)
         HERE.inside = True
         try:
-            known = _KNOWN.get(_key(run.worker)) if _KNOWN else None
+            known = _KNOWN.get(key(run.worker)) if _KNOWN else None
             facts: Facts | None = known
             if _plain() and (known is None or known.item_s < KNOWN_S):
                 facts = pilot(run, known)
@@ -93,7 +100,7 @@ class Job:
             if missing is not None:
                 self._choose(Facts(0.0), backend)  # the error that says what to install
             return self._in_place(why)
-        choice = self._choose(_KNOWN.get(_key(self._run.worker)) or Facts(0.0), backend)
+        choice = self._choose(_KNOWN.get(key(self._run.worker)) or Facts(0.0), backend)
         self._rule, self._info.reason = choice.decision.rule, "it was asked for"
         self._pool(choice, choice.decision.variant)
         return self._run.out
@@ -108,8 +115,12 @@ class Job:
 
     def _in_place(self, reason: str) -> list[Any]:
         run, info = self._run, self._info
-        if run.left:
-            run.block(run.left)
+        before, HERE.inside = HERE.inside, HERE.inside or len(run.items) > 1  # a single item may well map in parallel
+        try:
+            if run.left:
+                run.block(run.left)
+        finally:
+            HERE.inside = before
         info.reason, info.in_place, info.item_s = reason, len(run.out), run.item_s
         return run.out
 
@@ -130,7 +141,7 @@ class Job:
                     self._in_place(TOO_SHORT)
                     return
                 facts = found
-            else:
+            elif not self._unsure(choice, variant):
                 self._pool(choice, variant)
                 return
 
@@ -146,15 +157,42 @@ class Job:
         run.block(1)
         return 2.0 * run.item_s < known_s
 
+    def _unsure(self, choice: Choice, variant: str) -> bool:
+        """Whether to decide again, because a start that may not pay now looks different.
+
+        Items run in place while the cores are watched, and nothing is lost by it.
+        """
+        run, candidate, request = self._run, choice.decision.candidate(variant), _request(choice)
+        if candidate is None or not candidate.cold_s or self._rule in ("required", "override", "explore"):
+            return False
+        if not request.methods[variant].ships:
+            return False
+        if self._free is None:
+            meter, began = LoadMeter(), run.clock()
+            meter.read()
+            while run.left and (spent := run.clock() - began) < LOOK_S:
+                run.block(run.until(LOOK_S - spent))
+            others = meter.read().other_cores
+            self._free = max(1, min(cores(), round((os.cpu_count() or 1) - others)))
+            self._info.in_place = len(run.out)
+            return True
+        gain_s = request.items * request.facts.item_s - candidate.prediction.seconds
+        if candidate.prediction.evidence or gain_s > START_MARGIN * candidate.cold_s:
+            return False
+        self._against[variant] = "its workers would have to start, and what that gains is too little to rely on"
+        return True
+
     def _choose(self, facts: Facts, require: str | None = None) -> Choice:
         engine = default_selector()._engine
         name = self._name()
         past, measured = maps.remembered(engine.history.state, name)
         if not facts.item_s and past is not None:
             facts = past
-        against = maps.objections(facts, self._prefer, measured, asked=require)
-        jobs = workers(self._n_jobs)
-        request = maps.request(name, self._run.left, facts, jobs, cores(), against=against, require=require)
+        against = maps.objections(facts, self._prefer, measured, asked=require, patient=not _plain())
+        jobs, free = workers(self._n_jobs), self._free or cores()
+        request = maps.request(
+            name, self._run.left, facts, jobs, free, against={**against, **self._against}, require=require
+        )
         choice = engine.choose(request)
         engine.adopt(choice)
         self._info.decision, self._info.item_s = choice.decision, facts.item_s
@@ -174,6 +212,10 @@ class Job:
             surprises = surprises + 1 if run.item_s > bound and run.left_s > SHORT_S else 0
             if surprises == 2:
                 learned = replace(facts, item_s=run.item_s, cpu_s=facts.cpu_s * run.item_s / facts.item_s)
+                self._against.clear()
+                break
+            if self._free is not None and self._free < cores() and time.perf_counter() - began > LOOK_AGAIN_S:
+                self._free = None
                 break
         info.variant, info.in_place = "sequential", len(run.out)
         if not run.left:
@@ -233,17 +275,21 @@ class Job:
         _, import_s = registry.ensure(executor.name)
         if import_s:
             self._keep(engine, import_outcome(executor.name, import_s, engine.history.now()))
-        cold, busy, begin = not executor.running(method), 0.0, math.inf
-        started = time.perf_counter()
-        runs = executor.run_chunks(
-            each(self._run.worker), chunks, method=method.name, n_jobs=request.jobs,
-            native_threads=self._native_threads, **self._options,
-        )  # fmt: skip
-        for place, results, began, seconds in runs:
-            done[place] = results
-            busy += seconds
-            begin = min(begin, began)
-        took = time.perf_counter() - started
+        work, wish = each(self._run.worker), settings.scope()
+        if method.ships and wish is not None and not registry.executor(wish).capabilities.map:
+            work = scoped(work, wish)
+        with executor.turn(method):
+            cold, busy, begin = not executor.running(method), 0.0, math.inf
+            started = time.perf_counter()
+            runs = executor.run_chunks(
+                work, chunks, method=method.name, n_jobs=request.jobs, native_threads=self._native_threads,
+                **self._options,
+            )  # fmt: skip
+            for place, results, began, seconds in runs:
+                done[place] = results
+                busy += seconds
+                begin = min(begin, began)
+            took = time.perf_counter() - started
         items = sum(len(items) for _, items in chunks)
         start_s = min(max(0.0, begin - started), took) if cold else 0.0
         if cold:
@@ -304,32 +350,19 @@ class Job:
 # ---------------------------------------------------------------------------------------------- small questions
 
 
-def worker_name(worker: Callable[..., Any]) -> str:
-    """How the history knows a worker: module.qualname, and a hash of its code where it has some."""
-    inner = _inner(worker)
-    if hasattr(inner, "__code__"):
-        return operation_name(inner)
-    named = inner if hasattr(inner, "__qualname__") else type(inner)
-    return f"{named.__module__}.{named.__qualname__}"
-
-
-def _inner(worker: Any) -> Any:
-    """The function behind a partial or a bound method."""
-    while isinstance(worker, functools.partial):
-        worker = worker.func
-    return getattr(worker, "__func__", worker)
-
-
-def _key(worker: Any) -> Any:
-    """What a worker is known by in this process: nothing that keeps the caller's objects alive."""
-    inner = _inner(worker)
-    return getattr(inner, "__code__", None) or (getattr(inner, "__qualname__", ""), type(inner))
-
-
 def _remember(worker: Any, facts: Facts) -> None:
     if len(_KNOWN) >= MOST_KNOWN:
         _KNOWN.clear()
-    _KNOWN[_key(worker)] = facts
+    _KNOWN[key(worker)] = facts
+
+
+def _no_option(name: str) -> TypeError:
+    """The error for an option that "auto" does not take: mistyped, or a named backend's own."""
+    valid = ", ".join(COMMON)
+    hint = "" if any(name in executor.options for _, executor, _ in map_methods()) else meant(name, COMMON)
+    if hint:
+        return TypeError(f"map has no option {name!r}{hint}; valid are: {valid}")
+    return TypeError(f"option {name!r} needs a named backend; auto takes: {valid}")
 
 
 def _plain() -> bool:

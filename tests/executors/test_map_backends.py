@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import threading
 
 import map_workers as w
 import numpy as np
 import pointsman as pm
 import pytest
-from pointsman.executors import mapping, registry
+from pointsman.executors import mapping, on_joblib, registry
 from pointsman.executors.base import Capabilities, Variant
 from pointsman.executors.errors import UnsupportedError
 from pointsman.executors.mapping import MapExecutor, Method, WorkerDiedError, each, map_methods
@@ -239,3 +241,103 @@ def test_a_backend_of_ones_own_needs_run_chunks_and_a_check():
         assert pm.get_backend("backwards").map(w.square, range(10), chunk_size=2) == [x * x for x in range(10)]
     finally:
         registry.unregister_backend("backwards")
+
+
+# ---------------------------------------------------------------------------------------------- what chunks run in
+
+
+@pytest.mark.parametrize("variant", IN_PROCESS)
+def test_context_variables_hold_in_the_callers_process(variant):
+    import decimal
+
+    with pm.use("scipy"), np.errstate(divide="raise"), decimal.localcontext() as context:
+        context.prec = 5
+        assert set(run(variant, w.context, range(8), chunk_size=1)) == {("scipy", "raise", 5)}
+
+
+@pytest.mark.parametrize("variant", WAYS)
+def test_large_arrays_may_be_changed_and_come_back_writable(variant):
+    arrays = [np.ones(200_000) for _ in range(2)]
+    results = run(variant, w.doubled, arrays, chunk_size=1)
+    assert [(float(x.sum()), x.flags.writeable) for x in results] == [(400_000.0, True)] * 2
+    assert {float(x[0]) for x in arrays} == ({1.0} if variant in SHIPPING else {2.0})
+
+
+@pytest.mark.parametrize("variant", SHIPPING)
+def test_maps_of_several_threads_take_turns_whatever_becomes_of_each(variant):
+    found: dict[str, list] = {"good": [], "bad": []}
+
+    def maps(name, worker, n_jobs):
+        for _ in range(3):
+            try:
+                found[name].append(run(variant, worker, range(12), chunk_size=1, n_jobs=n_jobs))
+            except KeyError:
+                found[name].append(None)
+
+    started = [
+        threading.Thread(target=maps, args=arguments, daemon=True)
+        for arguments in (("good", w.square, 2), ("bad", w.fails_at_five, 3))
+    ]
+    for thread in started:
+        thread.start()
+    for thread in started:
+        thread.join(60)
+    assert found == {"good": [[x * x for x in range(12)]] * 3, "bad": [None] * 3}
+
+
+@pytest.mark.parametrize("variant", SHIPPING)
+def test_workers_that_someone_else_ended_are_lost_workers(variant):
+    def ended():
+        raise RuntimeError("The executor underlying Parallel has been shutdown. This is likely due to")
+        yield
+
+    with pytest.raises(WorkerDiedError, match="were ended"):
+        on_joblib._next(ended())
+
+
+@pytest.mark.parametrize("variant", SHIPPING)
+def test_whether_another_thread_has_the_workers_is_told(variant):
+    executor, method = WAYS[variant]
+    seen = []
+    with executor.turn(method):
+        assert not executor.busy(method)
+        other = threading.Thread(target=lambda: seen.append(executor.busy(method)))
+        other.start()
+        other.join()
+    assert (seen, executor.busy(method)) == ([True], False)
+
+
+@pytest.mark.parametrize("variant", SHIPPING if hasattr(os, "fork") else [])
+def test_a_forked_child_has_workers_of_its_own(variant):
+    code = (
+        "import os, signal, sys, pointsman as pm\n"
+        "def map():\n"
+        f"    return pm.map(lambda x: x * x, range(6), {variant!r}, n_jobs=2) == [x * x for x in range(6)]\n"
+        "assert map()\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    signal.alarm(30)\n"
+        "    sys.exit(0 if map() else 1)\n"
+        "assert os.waitpid(pid, 0)[1] == 0\n"
+        "assert map()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("variant", IN_PROCESS)
+def test_an_exception_that_a_worker_keeps_collects_no_notes(variant):
+    kept = ValueError("kept")
+
+    def fails(x):
+        raise kept
+
+    for _ in range(3):
+        with pytest.raises(ValueError, match="kept"):
+            run(variant, fails, [1])
+    assert kept.__notes__ == ["pointsman: raised by item 0 of the map"]
+
+
+@pytest.mark.parametrize("variant", IN_PROCESS)
+def test_a_map_within_a_map_runs_in_place_on_every_backend(variant):
+    assert all("another map" in reason for reason in run(variant, w.maps_again, ["joblib"] * 2, n_jobs=2))

@@ -361,6 +361,8 @@ def test_a_missing_library_is_an_error_where_it_is_asked_for_and_else_a_reason(m
         ({"max_nbytes": 1}, TypeError, "'max_nbytes' needs a named backend; auto takes: n_jobs, chunk_size"),
         ({"backend": "joblib", "nbytes": 1}, TypeError, "joblib has no option 'nbytes'; valid are: n_jobs"),
         ({"worker": 3}, TypeError, "worker: found 3; give a function of one item"),
+        ({"njobs": 2}, TypeError, r"no option 'njobs' \(did you mean 'n_jobs'\?\); valid are: n_jobs"),
+        ({"backend": 4}, TypeError, r"backend: found int; the third argument says where .* n_jobs=.*zip"),
     ],
 )
 def test_wrong_arguments_are_errors_that_say_what_is_right(arguments, error, says):
@@ -385,7 +387,7 @@ def test_workers_are_known_by_their_code():
     assert names[2] == "builtins.abs"
     assert names[3].endswith("Callable")
     assert ".method#" in names[4]
-    assert map_run._key(lambda x: x) != map_run._key(lambda x: x + 1)
+    assert map_run.key(lambda x: x) != map_run.key(lambda x: x + 1)
 
 
 def test_info_tells_what_happened():

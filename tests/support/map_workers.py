@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import os
 import signal
 import sys
@@ -12,7 +13,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pointsman as pm
+from pointsman.selector import settings
 from pointsman.selector.maps import Facts
 
 RESULTS: list[Any] = [1, None, "text", {"a": [1, 2]}, (3.5,), [[1], [2, 3]], b"bytes", {4}]
@@ -69,6 +72,15 @@ def loaded(name: str) -> bool:
 
 def process(x: int) -> int:
     return os.getpid()
+
+
+def doubled(x: Any) -> Any:
+    x *= 2
+    return x
+
+
+def context(x: int) -> tuple[Any, ...]:
+    return settings.scope(), np.geterr()["divide"], decimal.getcontext().prec
 
 
 def dies(x: int) -> int:

@@ -1,0 +1,94 @@
+"""`pm.map` where workers would have to start, are at work for others, or would see what the caller does not mean."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import map_workers as w
+import pointsman as pm
+import pytest
+from map_workers import Clock, known
+from pointsman.executors import registry
+from pointsman.executors.mapping import map_methods
+from pointsman.kernels import map_pilot, map_run
+from pointsman.kernels.map_pilot import Run
+from pointsman.selector.maps import Facts
+from pointsman.telemetry.load import Load
+
+PYTHON = Facts(0.5, 0.5, 0.5, shares=False)  # half a second of pure Python an item
+
+pytestmark = pytest.mark.usefixtures("no_pool_is_left", "four_cores_and_warm_pools")
+
+
+def job(run: Run) -> map_run.Job:
+    return map_run.Job(run, map_run.MapInfo(len(run.items)), 2, None, None, 1, True, {})
+
+
+def decision(facts: Facts):
+    return job(Run(w.square, range(40)))._choose(facts).decision
+
+
+@pytest.fixture
+def cold_pool(monkeypatch):
+    """Worker processes take a second to start; gives what sets the cores that others use."""
+    for _, executor, _ in map_methods():
+        monkeypatch.setattr(executor, "start_s", lambda variant: 1.0 if variant.name == "joblib/loky" else 0.0)
+    monkeypatch.setattr(map_run.os, "cpu_count", lambda: 4)
+
+    def others_use(cores):
+        monkeypatch.setattr(map_run, "LoadMeter", lambda: SimpleNamespace(read=lambda: Load(cores, cores > 0.3)))
+
+    return others_use
+
+
+@pytest.mark.parametrize(
+    ("others", "items", "expected"),
+    [(0.0, 40, "joblib/loky"), (0.2, 40, "joblib/loky"), (3.0, 40, "sequential"), (0.0, 6, "sequential")],
+)
+def test_a_first_pool_starts_only_where_cores_are_free_and_the_gain_is_safe(cold_pool, others, items, expected):
+    cold_pool(others)
+    clock = Clock()
+    run = Run(known(clock.worker(0.5), PYTHON), range(items), clock)  # 6 items: 1 s to gain, 1 s to start
+    found = job(run)
+    assert found.automatic() == list(range(items))
+    assert found._info.variant == expected
+
+
+def test_a_pool_whose_workers_serve_another_thread_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(registry.executor("joblib"), "busy", lambda method: method.ships)
+    found = decision(PYTHON)
+    assert (found.variant, dict(found.excluded)["joblib/loky"]) == (
+        "sequential", "its workers run a map of another thread",
+    )  # fmt: skip
+    with pm.use("joblib"):
+        assert decision(PYTHON).variant == "joblib/loky"
+
+
+def test_what_is_seen_while_waiting_for_a_core_says_nothing_about_the_interpreter_lock(monkeypatch):
+    waited = iter([0.0, 10.0])
+    monkeypatch.setattr(map_pilot, "core_wait_s", lambda: next(waited))
+    clock = Clock()
+    run = Run(clock.worker(0.5), range(1000), clock)
+    run.block(1)
+    facts = run.watched(None)
+    assert facts.shares is None
+    assert not facts.waits
+
+
+def test_weighing_an_item_ends_where_it_takes_too_long():
+    ticks = iter(range(1000))
+    assert map_pilot._shipped(list(range(10**6)), 2.0, lambda: next(ticks)) == map_pilot.TOO_HEAVY
+    assert next(ticks) < 10
+    assert 10**6 < map_pilot._shipped(b"x" * 10**6, 60.0) < 1.01 * 10**6
+    assert decision(Facts(0.5, 0.5, 0.5, shares=False, item_bytes=map_pilot.TOO_HEAVY)).variant == "sequential"
+
+
+def test_a_list_that_its_worker_changes_is_mapped_as_it_was():
+    for change in (lambda items: items.pop(), lambda items: items.append(0)):
+        items = list(range(6))
+        assert pm.map(lambda x, items=items, change=change: (change(items) and x) or x, items) == list(range(6))
+
+
+def test_a_scope_of_the_caller_holds_in_worker_processes():
+    with pm.use("scipy"):
+        assert pm.map(w.context, range(2), "joblib/loky", n_jobs=2)[0][0] == "scipy"
