@@ -150,7 +150,8 @@ def test_a_script_needs_no_main_guard(tmp_path):
 def test_ctrl_c_ends_a_map_and_its_processes(variant, tmp_path):
     marks = [str(tmp_path / f"mark{n}") for n in range(2)]
     body = f"""
-import os
+import os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born with it ignored
 try:
     pm.map(w.marks_and_sleeps, {marks}, {variant!r}, n_jobs=2)
 except KeyboardInterrupt:
