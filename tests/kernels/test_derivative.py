@@ -163,5 +163,5 @@ def test_a_factor_at_the_end_of_the_range_loses_no_digits(dtype, step):
 
 def test_steps_as_long_as_the_factor_fits_are_allowed():
     for dtype, step in (("float32", 1e-25), ("float32", 1e25), ("float64", 1e-200), ("float64", 1e200)):
-        D.validate(np.ones(3, dtype), order=1.5, step=step)
-        D.validate(np.ones(3, dtype), order=np.float32(-1.5), step=np.float64(step))
+        assert D.validate(np.ones(3, dtype), order=1.5, step=step) is None
+        assert D.validate(np.ones(3, dtype), order=np.float32(-1.5), step=np.float64(step)) is None
