@@ -48,6 +48,6 @@ def assemble(
     costs = parts.costs or Curves(history.state if learning else State())
     engine = Engine(history, machine, parts.policy or ValueOfInformation(), costs, settings, learning=learning)
     # The flusher is at work in these whenever there is something to learn: a fork may come at any moment.
-    lifetime.free_in_child(engine)
+    lifetime.free_in_child(engine.learner, "lock")
     lifetime.free_in_child(machine.breakers)
     return engine

@@ -147,5 +147,4 @@ def move_s(load: Load, source: str, target: str, engine: Engine) -> float:
     """Expected seconds of this move, learned where it has been made before; 0.0 for staying."""
     if source == target:
         return 0.0
-    with engine._lock:
-        return engine.costs.predict([move_site(load, source, target)], [kind_at(target)], engine.context)[0].seconds
+    return engine.learner.expected_s(move_site(load, source, target), kind_at(target))

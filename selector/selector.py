@@ -289,7 +289,8 @@ class IntelligentBackendSelector(Bindable):
         out = summarize(self.history, self._default_of)
         out["learning_enabled"] = self._enable_learning
         out["mode"] = settings.mode
-        out["exploration"] = {**self._engine.ledger.to_json(settings.explore), "in_all": dict(self.history.ledger)}
+        ledger = self._engine.learner.ledger
+        out["exploration"] = {**ledger.to_json(settings.explore), "in_all": dict(self.history.ledger)}
         return out
 
     def _default_of(self, operation: str) -> str | None:
@@ -308,11 +309,11 @@ class IntelligentBackendSelector(Bindable):
 
     def freeze(self) -> None:
         """Stop changing choices (and exploring) until `thaw`; outcomes are still recorded."""
-        self._engine.frozen = True
+        self._engine.learner.frozen = True
 
     def thaw(self) -> None:
         """Let choices change again, from everything recorded meanwhile."""
-        self._engine.frozen = False
+        self._engine.learner.frozen = False
         self._learn([], self.history.state.groups())
 
     @property
@@ -347,7 +348,7 @@ class IntelligentBackendSelector(Bindable):
         """Called after each batch of outcomes, by the flusher. Trouble here must never reach a caller."""
         try:
             held = self._engine.history.state.groups()
-            if not changed <= held and not self._engine.frozen:  # reset, perhaps by another process
+            if not changed <= held and not self._engine.learner.frozen:  # reset, perhaps by another process
                 self._engine.clear(everything=False)
                 self._drop_tables()
             due = self._engine.learn(outcomes, changed)

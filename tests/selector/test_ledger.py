@@ -114,6 +114,6 @@ def test_a_trial_beyond_the_credit_left_is_not_run(make, operation, history):
     history.flush()
     choice = selector._engine.choose(dispatch.request((np.ones(1000),), {}))
     assert choice.tickets == ["other"]
-    selector._engine.ledger.paid(1e9, 0.0)  # the credit of the time when it was decided is gone
+    selector._engine.learner.ledger.paid(1e9, 0.0)  # the credit of the time when it was decided is gone
     assert selector._engine.take_trial(choice) is None
     assert not choice.tickets

@@ -214,7 +214,7 @@ def test_9_a_known_workload_costs_one_lookup(make, workload, monkeypatch):
     monkeypatch.setattr(WorkloadCharacteristics, "__init__", forbidden)
     monkeypatch.setattr(settings, "current", forbidden)
     monkeypatch.setattr(selector, "_lock", None)
-    monkeypatch.setattr(selector._engine, "_lock", None)
+    monkeypatch.setattr(selector._engine.learner, "lock", None)
     monkeypatch.setattr(selector.history, "state", None)
     for _ in range(100):
         assert selector.select_backend(w) is known

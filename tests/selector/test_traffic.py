@@ -46,12 +46,12 @@ def test_tables_follow_a_load_that_lasts_and_not_a_passing_one(make, workload):
     engine, w = make()._engine, Outcome(site(100), 1.7e9, 1e-3)
     busy = w._replace(context="busy")
     engine.learn([busy], set())
-    assert engine.context == "quiet"
+    assert engine.learner.context == "quiet"
     engine.learn([w], set())
     engine.learn([busy], set())
-    assert engine.context == "quiet"
+    assert engine.learner.context == "quiet"
     engine.learn([busy], set())
-    assert engine.context == "busy"
+    assert engine.learner.context == "busy"
 
 
 def test_times_that_make_no_sense_leave_the_prior(make, feed, workload, history, monkeypatch):

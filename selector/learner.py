@@ -1,0 +1,235 @@
+"""What learns: predictions, traffic, ledger, policy and load, over sites alone.
+
+It knows no library, no array and no clock, so that what chooses on this machine also replays on recorded costs.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+from ..telemetry.history import History
+from ..telemetry.outcome import Outcome, Site
+from .base import Candidate, CostModel, Policy, Prediction, Question
+from .ledger import Ledger
+from .traffic import ClassKey, Group, SizeClass, Traffic, class_key
+
+MOST_KEPT = 20_000
+PROCESSES = "processes"
+"""Ledger entry of the history: how many processes have recorded, so that their calls can be averaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A variant that may run a request, as the learner sees it.
+
+    Attributes
+    ----------
+    variant, backend, device : its names.
+    site : where its outcomes on this request are recorded.
+    import_s : seconds of importing its library; 0.0 where it is imported already.
+    start_s : seconds of starting workers that do not run yet.
+    warm : whether this signature has run, so that nothing is left to compile.
+    per_shape : whether every new shape compiles anew.
+    """
+
+    variant: str
+    backend: str
+    device: str
+    site: Site
+    import_s: float = 0.0
+    start_s: float = 0.0
+    warm: bool = True
+    per_shape: bool = False
+
+
+class Learner:
+    """Answers what is known about options, and takes in outcomes. Shared by all entry points of one selector.
+
+    Parameters
+    ----------
+    history : where outcomes come from; its owner calls `learn` with each batch.
+    policy, costs : the parts that decide and predict.
+    """
+
+    def __init__(self, history: History, policy: Policy, costs: CostModel) -> None:
+        self.history = history
+        self.policy = policy
+        self.costs = costs
+        self.frozen = False
+        self.epoch = 0
+        self.context = self._last_context = "quiet"
+        self.ledger = Ledger(history)
+        self.traffic = Traffic()
+        self.lock = threading.RLock()
+        self._processes = history.ledger.get(PROCESSES, 0.0)  # that have recorded something before this one
+        self._counted = False
+        self._predictions: dict[tuple[ClassKey, str, tuple[str, ...]], list[Prediction]] = {}
+        self._handed_out: set[tuple[ClassKey, str]] = set()  # trials whose outcome has not been learned from
+        self._at_risk_s = 0.0  # what trials may have lost since the last batch was learned from
+        self._epochs = count(1)
+
+    # ------------------------------------------------------------------------------------------ asking
+
+    def candidates(self, options: Sequence[Option]) -> tuple[Candidate, ...]:
+        """The options with what each is expected to take; the first is the default's, on which guesses lean."""
+        key = class_key(options[0].site)
+        names = tuple(option.variant for option in options)
+        cache = (key, self.context, names)
+        predictions = self._predictions.get(cache)
+        if predictions is None:
+            predictions = self.costs.predict([o.site for o in options], [o.backend for o in options], self.context)
+            if len(self._predictions) > MOST_KEPT:
+                self._predictions.clear()
+            self._predictions[cache] = predictions
+        return tuple(
+            Candidate(o.variant, o.backend, o.device, p, o.import_s, self._start_s(o), o.per_shape)
+            for o, p in zip(options, predictions, strict=True)
+        )
+
+    def expected_s(self, site: Site, backend: str) -> float:
+        """Typical seconds of what has no rivals, such as a conversion."""
+        with self.lock:
+            return self.costs.predict([site], [backend], self.context)[0].seconds
+
+    def _start_s(self, option: Option) -> float:
+        compile_s = 0.0 if option.warm else self.costs.compile_s(option.site, option.backend)
+        return compile_s + option.start_s
+
+    def calls_expected(self, site: Site, told: float | None = None) -> float:
+        """Calls of this signature still to come: as told, else as many as there have been (ski rental)."""
+        return float(told) if told is not None else max(1.0, self.traffic.calls_of(site))
+
+    def question(
+        self, site: Site, candidates: tuple[Candidate, ...], default: str, *, told: float | None = None,
+        explore: float = 0.0, learning: bool = True,
+    ) -> Question:  # fmt: skip
+        """Everything that the policy may look at.
+
+        Parameters
+        ----------
+        site : of the first candidate.
+        default : variant that runs when nothing is known.
+        told : calls still expected, where somebody says so.
+        explore : share of the default's cost that trials may add; 0 proposes none.
+        learning : whether what earlier processes did counts.
+        """
+        key = class_key(site)
+        seen = self.traffic.at(key) or SizeClass()
+        usual = 0.0 if told is not None or not learning else seen.usual or self._usual(key)
+        return Question(
+            candidates, default, self.calls_expected(site, told), self.traffic.calls_of(site), usual,
+            at_stake_s=self.traffic.at_stake(key, candidates),
+            import_earned=self.traffic.imports_earned(candidates),
+            incumbent=seen.incumbent,
+            explore=explore > 0.0 and not self.frozen,
+            credit_s=self.ledger.credit_s(explore),
+        )  # fmt: skip
+
+    def _usual(self, key: ClassKey) -> float:
+        """Calls of a size class that processes before this one made, on average."""
+        if not self._processes:
+            return 0.0
+        cells = self.history.state.of(key[0], key[1]).items()
+        return sum(s.calls for (c, _), s in cells if c[3:] == key[2:]) / self._processes
+
+    def adopt(
+        self, sites: Mapping[str, Site], candidates: Collection[Candidate], default: str, chosen: str, *,
+        binding: bool = False, learning: bool = True,
+    ) -> None:  # fmt: skip
+        """Note that calls will run by this choice: what the ledger and the import rule need to know about its class.
+
+        `binding`: somebody insisted on it, which binds no other call.
+        """
+        by_name = {c.variant: c for c in candidates}
+        basis, expected = by_name[default].prediction, by_name[chosen].prediction
+        with self.lock:
+            seen = self.traffic.of(sites[default])
+            seen.default_s, seen.default_known = basis.mean_s, basis.source in ("measured", "nearby")
+            seen.chosen_s = expected.mean_s
+            if learning:
+                seen.usual = seen.usual or self._usual(class_key(sites[default]))
+            seen.wishes = {}
+            for c in candidates:
+                gain = expected.mean_s - c.prediction.mean_s
+                if c.import_s and gain > 0.0 and c.prediction.source != "guess":
+                    seen.wishes[c.backend] = max(seen.wishes.get(c.backend, 0.0), gain)
+            if seen.calls and not binding:
+                seen.incumbent = chosen
+
+    def take_trial(self, site: Site, loss_s: float, share: float) -> bool:
+        """Whether the call at hand is to try the variant of `site`: once a class, while the credit covers `loss_s`."""
+        key = (class_key(site), site.variant)
+        with self.lock:
+            left = self.ledger.credit_s(share) - self._at_risk_s
+            if self.frozen or key in self._handed_out or loss_s > left:
+                return False
+            self._handed_out.add(key)
+            self._at_risk_s += loss_s
+        return True
+
+    # ------------------------------------------------------------------------------------------ learning
+
+    def learn(
+        self, outcomes: Sequence[Outcome], changed: set[Group], recovered: Callable[[], set[Group]] = set
+    ) -> set[Group]:
+        """Take in a batch that the history has applied; returns the groups whose choices must be made again.
+
+        `recovered` gives the groups in which something that had failed may be tried again.
+        """
+        with self.lock:
+            failed, changed_level = set(), set()
+            for outcome in outcomes:
+                self._count(outcome)
+                if outcome.failure is not None:
+                    failed.add((outcome.site.operation, outcome.site.dtype))
+                elif self.traffic.surprised(outcome) and not self.frozen:
+                    changed_level.add((outcome.site.operation, outcome.site.dtype))
+            flipped = self._flips(outcomes)
+            self._at_risk_s = 0.0
+            due = failed if self.frozen else failed | changed_level | recovered()
+            if not self.frozen:
+                due |= self.traffic.grown(changed)
+            if flipped and not self.frozen:
+                due |= self.traffic.groups()
+            if due:
+                self.costs.forget(due)
+                self._predictions = {k: v for k, v in self._predictions.items() if k[0][:2] not in due}
+                self._handed_out = {key for key in self._handed_out if key[0][:2] not in due}
+                self.epoch = next(self._epochs)
+            return due
+
+    def _count(self, outcome: Outcome) -> None:
+        trial = outcome.rule == "explore"
+        if not self._counted:
+            self._counted = True
+            self.history.add_ledger(PROCESSES, 1.0)
+        if outcome.site.operation == "import" and not outcome.site.dtype:
+            self.ledger.paid(outcome.seconds, 0.0, trial=trial, attempts=0)
+            return
+        seen, calls = self.traffic.count(outcome), float(outcome.calls)
+        basis = seen.default_s if seen.default_known else outcome.seconds
+        self.ledger.paid(outcome.seconds * calls, basis * calls, trial=trial, usual=seen.chosen_s if trial else 0.0)
+
+    def _flips(self, outcomes: Sequence[Outcome]) -> bool:
+        """Take over the load that two batches in a row were labelled with; a passing one is not worth new tables."""
+        label = outcomes[-1].context if outcomes else self.context
+        flips = label != self.context and label == self._last_context
+        self._last_context = label
+        if flips:
+            self.context = label
+        return flips
+
+    def clear(self, *, everything: bool = True) -> None:
+        """Forget all that was seen (the history was reset); `everything`: the ledger as well."""
+        with self.lock:
+            if everything:
+                self.ledger.clear()
+                self._processes, self._counted = 0.0, False
+            self.traffic.clear()
+            self._handed_out.clear()
+            self._predictions.clear()
+            self.costs.forget(None)
+            self.epoch = next(self._epochs)
