@@ -11,7 +11,7 @@ import numpy as np
 from ..executors import conversion, registry
 from ..executors.fallback import own_failure
 from .arguments import all_leaves, key_of, stands_apart
-from .dispatch import MOST_ENTRIES, NEVER, UNSAMPLED, Dispatcher
+from .dispatch import UNSAMPLED, Dispatcher
 from .journey import BoundLeg, Journey
 from .logs import log
 from .moves import inside, kind_at, load_of, mover, place_of, places
@@ -21,6 +21,7 @@ from .selector import IntelligentBackendSelector
 from .settings import SCOPE
 from .shared import default_selector
 from .steps import Step, as_step
+from .tables import MOST_ENTRIES, NEVER
 
 ndarray = np.ndarray
 perf_counter = time.perf_counter
@@ -281,6 +282,10 @@ class Chain:
             except Exception as error:
                 log.info("%r: no route any more (%s)", self, error)
                 self._journeys.pop(key, None)
+
+    def flip(self, context: str) -> None:  # noqa: ARG002
+        """Find every route again under the load that holds now."""
+        self.refresh({(r.operation, r.dtype) for journey in self._journeys.values() for r in journey.noted.requests})
 
     def _journey(self, key: Any, noted: Noted, previous: Journey | None = None, *, look: bool = False) -> Journey:
         """The best route, made ready as far as can be without running it."""

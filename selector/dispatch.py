@@ -16,29 +16,22 @@ from ..executors.fallback import Attempt, run_chain
 from ..executors.prepare import Prepared, prepare
 from ..telemetry.history import History
 from ..telemetry.outcome import Failure, Outcome
-from .arguments import all_leaves, class_of, key_of, request_of, stands_apart
+from .arguments import all_leaves, key_of, request_of, stands_apart
 from .decision import Decision, left_alone
-from .engine import MOST_STRIDE, Choice, Engine, compiles
+from .engine import Choice, Engine
 from .entry import Entry
 from .failures import classify, import_outcome
 from .logs import log
 from .operations import Operation
 from .request import Request
-from .settings import SCOPE, scope
+from .settings import SCOPE
+from .tables import Tables
 
 ndarray = np.ndarray
 perf_counter = time.perf_counter
 
-MOST_ENTRIES = 4096
 UNSAMPLED = 64
 """Every one of an entry's first calls is recorded; only then does sampling begin."""
-NEVER = 1 << 62
-CLASS_SIZE = 1 << 20
-"""Elements up to which a new signature may run by its size class: beyond, a decision costs nothing beside the call."""
-SETTLED, MOST_SIGHTINGS = 16, 1 << 15
-"""So many calls repay an entry of a signature's own: making one costs 150 us, going by its class 5 us a call."""
-RENEWED = 256
-"""Entries of a dispatcher that are decided anew by the flusher; older ones when they are next asked for."""
 
 
 class Original(Protocol):
@@ -71,10 +64,9 @@ class Dispatcher:
         self._validate = validate
         self._rerun = rerun
         self._deterministic = deterministic
-        self._entries: dict[Any, Entry] = {}
-        self._classes: dict[Any, Entry] = {}  # by size class, for signatures that have not been seen before
-        self._sightings: dict[Any, int] = {}  # of signatures that have no entry of their own yet
         self._prepared: dict[Any, Prepared] = {}
+        self.tables = Tables(engine, self._prepared)
+        self._entries = self.tables.entries  # of the load that holds: the hot path saves itself a step
         self._loaded: dict[str, Callable[..., Any]] = {}
         self._history: History = engine.history
         self._append = engine.history.buffer.append
@@ -123,7 +115,7 @@ class Dispatcher:
             return self._untouched(args, kwargs)
         choice = entry.choice if entry is not None else None
         if choice is None:
-            known = self._class_entry(key)
+            known = self.tables.class_entry(key)
             if known is not None:
                 return self._by_class(known, args, kwargs)
             if self._validate is not None:
@@ -183,31 +175,8 @@ class Dispatcher:
         )  # fmt: skip
         self.engine.succeeded(request, variant)
         if key is not None and variant.name == choice.decision.variant:
-            self._remember(key, prepared, choice)
+            self.tables.remember(key, prepared, choice, _like(request, args, kwargs))
         return result
-
-    def _remember(self, key: Any, prepared: Prepared, choice: Choice) -> None:
-        if len(self._entries) >= MOST_ENTRIES:
-            self._entries.clear()  # rare, and cheaper than keeping an order on the hot path
-            self._classes.clear()
-        entry = Entry(prepared, choice)
-        entry.scoped = scope() is not None
-        if not self.engine.learning or self.engine.settings().mode == "off":
-            entry.skip = NEVER
-        self._entries[key] = entry
-        if not entry.scoped and choice.request.size <= CLASS_SIZE and compiles(choice.variant) != "shape":
-            self._classes[class_of(key)] = entry
-
-    def _class_entry(self, key: Any) -> Entry | None:
-        """What runs signatures of this size class; None: decide about this one."""
-        seen = self._sightings.get(key, 0) + 1
-        if SCOPE.get() is not None or seen > SETTLED:
-            return None
-        if len(self._sightings) >= MOST_SIGHTINGS:
-            self._sightings.clear()
-        self._sightings[key] = seen
-        found = self._classes.get(class_of(key))
-        return found if found is not None and not found.tickets else None
 
     def _by_class(self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a new signature by its size class's choice: ever-new shapes cost a few microseconds, not a decision."""
@@ -269,9 +238,7 @@ class Dispatcher:
             choice.sites[variant.name], self._history.now(), seconds, failure=failure, message=message[:500], rule=rule
         )
         self._record(outcome)
-        for kept in (self._entries, self._classes):
-            for key in [k for k, e in list(kept.items()) if e.choice.variant == variant]:
-                kept.pop(key, None)
+        self.tables.drop(variant)
 
     def _record(self, outcome: Outcome) -> None:
         if self.engine.learning and self.engine.settings().mode != "off":
@@ -312,10 +279,8 @@ class Dispatcher:
         self, variant: Variant, request: Request, args: tuple[Any, ...], kwargs: Mapping[str, Any], rule: str = ""
     ) -> Prepared:
         """`variant` as a plain callable for arguments of these kinds; imports its library on first use."""
-        kinds = tuple(map(conversion.kind_of, args))
-        named = tuple((name, conversion.kind_of(value)) for name, value in kwargs.items())
-        out = request.residency
-        key = (variant.name, kinds, named, out)
+        kinds, named, out = like = _like(request, args, kwargs)
+        key = (variant.name, *like)
         found = self._prepared.get(key)
         if found is None:
             kind, _, device = out.partition("@")
@@ -354,42 +319,25 @@ class Dispatcher:
         self.operation = operation
         self._prepared.clear()
         self._loaded.clear()
-        self._entries.clear()
-        self._classes.clear()
+        self.tables.clear()
 
     def refresh(self, due: set[tuple[str, str]] | None) -> None:
         """Make the choices of the changed (operation, dtype) groups again; None drops them all."""
         if due is None:
-            self._entries.clear()
-            self._classes.clear()
-            return
-        for key, entry in list(self._classes.items()):
-            if (entry.choice.request.operation, entry.choice.request.dtype) in due:
-                self._classes.pop(key, None)  # the next new signature decides for its class
-        left = RENEWED
-        for key, entry in reversed(list(self._entries.items())):
-            choice = entry.choice
-            if (choice.request.operation, choice.request.dtype) not in due:
-                continue
-            left -= 1
-            if entry.scoped or left < 0:  # a scope cannot be entered here; thousands are made when asked for
-                self._entries.pop(key, None)
-                continue
-            try:
-                fresh = self.engine.choose(choice.request)
-                self.engine.adopt(fresh)
-            except NoCandidateError:
-                self._entries.pop(key, None)
-                continue
-            if fresh.decision.variant != choice.decision.variant:
-                log.info("%s: %s -> %s (%s: %s)", choice.request.describe(), choice.decision.variant,
-                         fresh.decision.variant, fresh.decision.rule, fresh.decision.reason)  # fmt: skip
-                self._entries.pop(key, None)  # the next call binds the new choice
-                continue
-            renewed = Entry(entry.prepared, fresh)
-            renewed.seen = entry.seen
-            renewed.skip = entry.skip if entry.skip > MOST_STRIDE else min(entry.skip, renewed.stride - 1)
-            self._entries[key] = renewed
+            self.tables.clear()
+        else:
+            self.tables.refresh(due)
+
+    def flip(self, context: str) -> None:
+        """Go by the choices that were made for this load."""
+        self.tables.flip(context)
+        self._entries = self.tables.entries
+
+
+def _like(request: Request, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What kinds of arguments a prepared call is made for, and where its result goes."""
+    named = tuple((name, conversion.kind_of(value)) for name, value in kwargs.items())
+    return tuple(map(conversion.kind_of, args)), named, request.residency
 
 
 def _exhausted(choice: Choice, error: NoCandidateError) -> NoCandidateError:

@@ -72,8 +72,13 @@ class Engine:
 
     # ------------------------------------------------------------------------------------------ choosing
 
-    def choose(self, request: Request, preferred: str | None = None) -> Choice:
+    def choose(self, request: Request, preferred: str | None = None, *, context: str | None = None) -> Choice:
         """Decide about `request`. Imports nothing, runs nothing, changes nothing that a later decision sees.
+
+        Parameters
+        ----------
+        preferred : a hint, passed over where it cannot run.
+        context : the load to decide for; None: the one that holds now.
 
         Raises
         ------
@@ -99,15 +104,16 @@ class Engine:
             raise nothing_left(request.describe(), excluded, insists, who)
         protected = operation is not None and operation.protected
         with self.learner.lock:
-            return self._choose(request, fit, excluded, settings, preferred, who, protected)
+            return self._choose(request, fit, excluded, settings, preferred, who, protected, context)
 
     def _choose(
         self, request: Request, fit: list[Variant], excluded: list[tuple[str, str]], settings: Settings,
-        preferred: str | None, who: str, protected: bool,
+        preferred: str | None, who: str, protected: bool, context: str | None,
     ) -> Choice:  # fmt: skip
         learner, sites = self.learner, {v.name: request.site(v) for v in fit}
         first = sites[fit[0].name]
-        candidates = learner.candidates([self._option(request, v, sites[v.name]) for v in fit])
+        context = context or learner.context
+        candidates = learner.candidates([self._option(request, v, sites[v.name]) for v in fit], context)
         calls = learner.calls_expected(first, request.expected_calls)
         default, default_rule = rules.default_of(request, candidates, first.work, calls)
         exploring = self.learning and settings.mode == "select"
@@ -127,7 +133,7 @@ class Engine:
             device=chosen.device, chain=ranking.order, rule=ranking.rule, reason=reason, set_by=set_by,
             candidates=tuple(by_name[name] for name in ranking.order), excluded=tuple(excluded),
             passed_over=passed_over, calls=max(question.calls, question.usual), trial=ranking.trial,
-            context=learner.context, table=learner.epoch, default=default, notes=notes,
+            context=context, table=learner.epoch, default=default, notes=notes,
         )  # fmt: skip
         expected = by_name[chosen.name].prediction.seconds
         return Choice(

@@ -20,14 +20,31 @@ class Renewed(Protocol):
     def refresh(self, due: set[tuple[str, str]] | None) -> None:
         """Make the choices of the changed (operation, dtype) groups again; None drops them all."""
 
+    def flip(self, context: str) -> None:
+        """Go by the choices that were made for this load."""
+
 
 class Entry:
     """What a known signature needs; replaced or dropped, and touched by the hot path without a lock."""
 
-    __slots__ = ("call", "choice", "prepared", "rule", "scoped", "seen", "site", "skip", "stride", "tickets", "timed")
+    __slots__ = (
+        "call",
+        "choice",
+        "like",
+        "prepared",
+        "rule",
+        "scoped",
+        "seen",
+        "site",
+        "skip",
+        "stride",
+        "tickets",
+        "timed",
+    )
 
-    def __init__(self, prepared: Prepared, choice: Choice) -> None:
+    def __init__(self, prepared: Prepared, choice: Choice, like: tuple[Any, ...] = ()) -> None:
         self.prepared = prepared
+        self.like = like  # the kinds of arguments that it was prepared for
         self.call = prepared.call
         self.timed = timed_call(prepared)
         self.choice = choice

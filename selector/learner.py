@@ -17,6 +17,8 @@ from .ledger import Ledger
 from .traffic import ClassKey, Group, SizeClass, Traffic, class_key
 
 MOST_KEPT = 20_000
+CONTEXTS = ("quiet", "busy")
+"""Loads of the machine that tables are made for."""
 PROCESSES = "processes"
 """Ledger entry of the history: how many processes have recorded, so that their calls can be averaged."""
 
@@ -73,14 +75,15 @@ class Learner:
 
     # ------------------------------------------------------------------------------------------ asking
 
-    def candidates(self, options: Sequence[Option]) -> tuple[Candidate, ...]:
-        """The options with what each is expected to take; the first is the default's, on which guesses lean."""
+    def candidates(self, options: Sequence[Option], context: str | None = None) -> tuple[Candidate, ...]:
+        """The options with what each is expected to take under a load; guesses lean on the first, the default's."""
+        context = context or self.context
         key = class_key(options[0].site)
         names = tuple(option.variant for option in options)
-        cache = (key, self.context, names)
+        cache = (key, context, names)
         predictions = self._predictions.get(cache)
         if predictions is None:
-            predictions = self.costs.predict([o.site for o in options], [o.backend for o in options], self.context)
+            predictions = self.costs.predict([o.site for o in options], [o.backend for o in options], context)
             if len(self._predictions) > MOST_KEPT:
                 self._predictions.clear()
             self._predictions[cache] = predictions

@@ -5,18 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-import warnings
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import Context
 from typing import Any, TypeVar
 
 from ..executors import registry
 from ..executors.breaker import Breakers
-from ..executors.errors import NoCandidateError
 from ..telemetry import lifetime, memory
-from ..telemetry.history import History, HistoryWarning
+from ..telemetry.history import History
 from ..telemetry.outcome import Failure, Outcome
 from ..telemetry.summary import summarize
 from . import settings as settings_module
@@ -26,9 +22,10 @@ from .bindable import Bindable
 from .decision import Decision
 from .dispatch import Dispatcher
 from .engine import Engine
-from .entry import Known, Renewed
+from .entry import Known
 from .failures import classify
 from .given import failure_of, hint, member, no_workload
+from .keeping import Keeping
 from .monitor import Monitor
 from .operations import find, meant, names
 from .request import Request
@@ -38,14 +35,12 @@ from .workload import WorkloadCharacteristics
 
 T = TypeVar("T")
 MOST_WORKLOADS = 8192
-RENEWED = 64
-"""So many workloads that new outcomes concern are decided anew at once, latest first; the rest when asked for."""
 perf_counter = time.perf_counter
 lifetime.free_in_child(registry, "_LOCK")
 lifetime.free_in_child(settings_module)
 
 
-class IntelligentBackendSelector(Bindable):
+class IntelligentBackendSelector(Keeping, Bindable):
     """Chooses a backend for a workload from what this machine has taught, and learns from every outcome.
 
     Parameters
@@ -75,9 +70,7 @@ class IntelligentBackendSelector(Bindable):
         self._parts = Parts(policy, costs, gpu_memory, host_budget, breakers, clock, enable_gpu)
         self._enable_learning = enable_learning
         self._lock = threading.RLock()
-        self._exact: dict[Any, Known] = {}
-        self._short: dict[tuple[Any, ...], str] = {}
-        self._dispatchers: weakref.WeakSet[Renewed] = weakref.WeakSet()
+        self._begin_tables()
         self._runners: dict[str, Dispatcher] = {}
         self._made: Engine | None = None
         settings_module.on_change(self._settings_changed)
@@ -127,8 +120,9 @@ class IntelligentBackendSelector(Bindable):
             raise no_workload(workload)
         preferred = hint(preferred)
         plain = preferred is None and SCOPE.get() is None
+        table = self._exact
         if plain:
-            known = self._exact.get(workload.key)
+            known = table.get(workload.key)
             if known is not None:
                 return known
         request = Request.from_workload(workload)
@@ -136,9 +130,9 @@ class IntelligentBackendSelector(Bindable):
         self._engine.adopt(choice)
         known = Known(member(choice.decision.backend), request, choice)
         if plain and (self._enable_learning or not self._engine.machine.breakers.any_open):
-            if len(self._exact) >= MOST_WORKLOADS:
-                self._exact.clear()
-            self._exact[workload.key] = known
+            if len(table) >= MOST_WORKLOADS:
+                table.clear()
+            table[workload.key] = known
         return known
 
     def select(
@@ -236,8 +230,7 @@ class IntelligentBackendSelector(Bindable):
         kind = None if failure is None else failure_of(failure)
         if kind is not None and kind is not Failure.USER_ERROR:
             sites.failed(workload, site, kind, message)
-            self._exact.clear()
-            self._short.clear()
+            self._forget_choices()
         elif sites.failing and kind is None and site in sites.failing:
             sites.recovered(site)
         if not self._recording():
@@ -275,10 +268,6 @@ class IntelligentBackendSelector(Bindable):
             self._runners[operation] = runner
             self._dispatchers.add(runner)
         return runner
-
-    def adopt(self, dispatcher: Renewed) -> None:
-        """Keep a dispatcher's or a chain's choices up to date (weakly)."""
-        self._dispatchers.add(dispatcher)
 
     # ------------------------------------------------------------------------------------------ telling
 
@@ -343,53 +332,6 @@ class IntelligentBackendSelector(Bindable):
             if self._enable_learning:
                 made.history.subscribe(self._learn)
             return made
-
-    def _learn(self, outcomes: list[Outcome], changed: set[tuple[str, str]]) -> None:
-        """Called after each batch of outcomes, by the flusher. Trouble here must never reach a caller."""
-        try:
-            held = self._engine.history.state.groups()
-            if not changed <= held and not self._engine.learner.frozen:  # reset, perhaps by another process
-                self._engine.clear(everything=False)
-                self._drop_tables()
-            due = self._engine.learn(outcomes, changed)
-            if due:
-                Context().run(self._refresh, due)  # a flush within `use(...)` must not leave that choice behind
-        except Exception as error:
-            warnings.warn(HistoryWarning(f"learning skipped a batch: {type(error).__name__}: {error}"), stacklevel=2)
-
-    def _refresh(self, due: set[tuple[str, str]]) -> None:
-        """Make the changed choices again, here and not in a caller's next call: the new curves cost a millisecond."""
-        self._short.clear()
-        left = RENEWED
-        for key, known in reversed(list(self._exact.items())):
-            if (known.request.operation, known.request.dtype) in due:
-                left -= 1
-                if left >= 0:
-                    self._renew(key, known.request)
-                else:
-                    self._exact.pop(key, None)
-        for dispatcher in list(self._dispatchers):
-            dispatcher.refresh(due)
-
-    def _renew(self, key: Any, request: Request) -> None:
-        """Replace one entry of the exact table; it goes where nothing can run it, or settings change meanwhile."""
-        before = settings_module.generation
-        try:
-            choice = self._engine.choose(request)
-        except NoCandidateError:
-            self._exact.pop(key, None)
-            return
-        self._engine.adopt(choice)
-        self._exact[key] = Known(member(choice.decision.backend), request, choice)
-        if settings_module.generation != before:
-            self._exact.pop(key, None)
-
-    def _drop_tables(self) -> None:
-        self._exact.clear()
-        self._short.clear()
-        self.sites.clear()
-        for dispatcher in list(self._dispatchers):
-            dispatcher.refresh(None)
 
     def _settings_changed(self) -> None:
         if self._made is not None and self._parts.gpu_memory is None:

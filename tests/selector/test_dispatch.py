@@ -13,6 +13,7 @@ from pointsman.executors import registry
 from pointsman.executors.errors import NoCandidateError, UnsupportedError
 from pointsman.selector import dispatch as dispatch_module
 from pointsman.selector import settings
+from pointsman.selector import tables as tables_module
 from pointsman.selector.dispatch import Dispatcher
 from pointsman.selector.entry import ASYNCHRONOUS_STRIDE
 from pointsman.telemetry.outcome import Failure, Outcome
@@ -77,7 +78,7 @@ def test_ever_new_shapes_are_run_by_their_size_class_without_a_decision(toy, mon
 def test_a_signature_that_comes_back_gets_an_entry_of_its_own(toy):
     made, _ = toy(plain=lambda x: x.size)
     made(np.ones(1000))
-    for _ in range(dispatch_module.SETTLED):
+    for _ in range(tables_module.SETTLED):
         made(np.ones(1001))
     assert len(made._entries) == 1
     made(np.ones(1001))
@@ -94,7 +95,7 @@ def test_a_size_class_is_left_when_its_variant_fails(toy):
     teach(selector, made, {"plain": 1e-3, "other": 1e-4})
     assert made(np.ones(1000)) == "other"
     assert made(np.ones(1001)) == "plain"
-    assert made._classes == {}
+    assert made.tables.classes == {}
     assert made(np.ones(1002)) == "plain"
 
 
@@ -313,7 +314,7 @@ def test_dtypes_are_recorded_apart_also_of_several_arrays(toy, history):
 
 
 def test_five_thousand_shapes_leave_bounded_tables(toy, monkeypatch):
-    monkeypatch.setattr(dispatch_module, "MOST_ENTRIES", 500)
+    monkeypatch.setattr(tables_module, "MOST_ENTRIES", 500)
     made, _ = toy(plain=lambda x: x.shape)
     for n in range(5000):
         assert made(np.broadcast_to(0.0, (n + 1,)).copy() if n < 3 else np.empty(n + 1)) == (n + 1,)
