@@ -26,12 +26,14 @@ if TYPE_CHECKING:
         register_backend,
     )
     from pointsman.executors.table import BackendType
+    from pointsman.kernels.calibrate import calibrate
     from pointsman.kernels.map import map as map
     from pointsman.kernels.run import bind, run
     from pointsman.selector.adaptive import adaptive
     from pointsman.selector.chain import chain
     from pointsman.selector.decision import Decision
     from pointsman.selector.operations import Operation, register_operation
+    from pointsman.selector.pinning import export_lock
     from pointsman.selector.portable import Portable
     from pointsman.selector.selector import IntelligentBackendSelector
     from pointsman.selector.settings import configure, use
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
         select_optimal_backend,
     )
     from pointsman.selector.steps import step
+    from pointsman.selector.warmup import warmup
     from pointsman.selector.workload import WorkloadCharacteristics
     from pointsman.telemetry.history import HistoryWarning
     from pointsman.telemetry.outcome import Failure
@@ -66,10 +69,12 @@ __all__ = [
     "WorkloadCharacteristics",
     "adaptive",
     "bind",
+    "calibrate",
     "chain",
     "configure",
     "convert",
     "default_selector",
+    "export_lock",
     "flush",
     "get_backend",
     "list_backends",
@@ -81,6 +86,7 @@ __all__ = [
     "select_optimal_backend",
     "step",
     "use",
+    "warmup",
 ]
 
 _HOMES = {
@@ -101,10 +107,12 @@ _HOMES = {
     "WorkloadCharacteristics": "selector.workload",
     "adaptive": "selector.adaptive",
     "bind": "kernels.run",
+    "calibrate": "kernels.calibrate",
     "chain": "selector.chain",
     "configure": "selector.settings",
     "convert": "executors.conversion",
     "default_selector": "selector.shared",
+    "export_lock": "selector.pinning",
     "flush": "selector.shared",
     "get_backend": "executors.registry",
     "list_backends": "executors.registry",
@@ -117,6 +125,7 @@ _HOMES = {
     "select_optimal_backend": "selector.shared",
     "step": "selector.steps",
     "use": "selector.settings",
+    "warmup": "selector.warmup",
 }
 
 

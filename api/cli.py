@@ -1,4 +1,4 @@
-"""The command line: `pointsman backends | explain | run | agreement | summary | history | demo`."""
+"""The command line: `pointsman backends | explain | run | agreement | calibrate | summary | history | lock | demo`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pointsman import __version__
+from pointsman import __version__, cli_calibrate, cli_lock
 from pointsman.cli_inputs import (
     SHAPE_HELP,
     WrongUseError,
@@ -305,6 +305,10 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--page", type=Path, metavar="FILE", help="write the grid as a page of Markdown too")
     _json_option(p)
 
+    p = _command(commands, "calibrate", cli_calibrate.run, cli_calibrate.WHAT, cli_calibrate.EXAMPLE)
+    cli_calibrate.add_arguments(p)
+    _json_option(p)
+
     p = _command(commands, "summary", _summary, "show what was learned, gained, lost and spent",
                  "pointsman summary --json")  # fmt: skip
     _json_option(p)
@@ -315,6 +319,8 @@ def _parser() -> argparse.ArgumentParser:
     p = _command(actions, "reset", _history_reset, "forget what was learned, of one operation or of all",
                  "pointsman history reset --operation fft")  # fmt: skip
     p.add_argument("--operation", metavar="NAME", help="forget only this operation")
+    cli_lock.add_merge(actions, _command)
+    cli_lock.add_lock(commands, _command)
 
     p = _command(
         commands, "demo", _demo,

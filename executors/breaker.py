@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata
 
+from ..telemetry.marks import Marks
 from ..telemetry.outcome import Failure
+from . import registry
 
 Key = tuple[str, str, str, str]
 """(operation, variant, dtype, size class)"""
@@ -20,13 +24,12 @@ _MESSAGE = 120  # characters kept of a failure's own words
 
 @dataclass
 class _Open:
-    """One open breaker. `bytes`: the smallest need that failed, where the failure is one of memory."""
+    """One open breaker."""
 
     count: int
     wait_s: float
     until: float
     reason: str
-    bytes: int = 0
     told: bool = False  # that its wait has ended
 
 
@@ -36,14 +39,17 @@ class Breakers:
     Parameters
     ----------
     clock : seconds that only grow; injected by tests.
+
+    Attributes
+    ----------
+    marks : what is kept out beyond this process: where memory ends, and variants that gave wrong results.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._open: dict[Key, _Open] = {}
-        self._full: dict[Hashable, _Open] = {}  # marks of memory
-        self._fitted: dict[Hashable, int] = {}
+        self.marks = Marks()
 
     def why_closed_out(self, key: Key) -> str | None:
         """None if `key` may run; else the sentence why not.
@@ -51,8 +57,28 @@ class Breakers:
         `key` is (operation, variant, dtype, size class): without the dtype, a variant that cannot do float16 would be
         kept out of float64 as well.
         """
+        if self.marks.wrong:
+            why = self._disqualified(key)
+            if why is not None:
+                return why
         entry = self._open.get(key)
         return None if entry is None else self._sentence(entry)
+
+    def disqualify(self, key: Key, backend: str, evidence: str) -> None:
+        """Keep a variant out at every size, and in later processes: it computed something wrong.
+
+        A new version of the backend's library, or of pointsman, may try again.
+        """
+        self.marks.disqualify(key[:3], backend, version_of(backend), evidence)
+
+    def _disqualified(self, key: Key) -> str | None:
+        found = self.marks.wrong.get(key[:3])
+        if found is None or found.version != version_of(found.backend):
+            return None
+        return (
+            f"disqualified, {Failure.WRONG_RESULT} ({found.evidence}) with {found.version}; another version, or "
+            f"`pointsman history reset --operation {key[0]}`, lets it run again"
+        )
 
     def failed(self, key: Key, failure: Failure, message: str) -> None:
         """Open the breaker of `key`: for good if it is unsupported, else for 1 s, doubling up to 5 min."""
@@ -76,41 +102,6 @@ class Breakers:
                 entry.told = True
         return {(key[0], key[2]) for key, _ in due}
 
-    def fits(self, place: Hashable, nbytes: int) -> str | None:
-        """None if `nbytes` may be tried; else the sentence why not.
-
-        `place` is (operation, variant, device): what failed at one size is kept out at every larger one too.
-        """
-        mark = self._full.get(place)
-        if mark is None or nbytes < mark.bytes:
-            return None
-        sentence = self._sentence(mark)
-        if sentence is None:
-            return None
-        fitted = self._fitted.get(place)
-        known = f"{_mib(fitted)} fitted" if fitted else "nothing is known to fit"
-        return f"needs {_mib(nbytes)}, and {_mib(mark.bytes)} {sentence}; {known}"
-
-    def too_much(self, place: Hashable, nbytes: int, message: str = "") -> None:
-        """Mark that `nbytes` did not fit."""
-        with self._lock:
-            before = self._full.get(place)
-            mark = self._opened(before, Failure.OUT_OF_MEMORY, message)
-            mark.bytes = min(nbytes, before.bytes) if before else nbytes
-            self._full[place] = mark
-            if self._fitted.get(place, 0) >= mark.bytes:  # it did fit once: memory has become scarcer
-                self._fitted[place] = 0
-
-    def fitted(self, place: Hashable, nbytes: int) -> None:
-        """Mark that `nbytes` did fit."""
-        mark = self._full.get(place)
-        if mark is None and self._fitted.get(place, 0) >= nbytes:
-            return  # the common case takes no lock
-        with self._lock:
-            self._fitted[place] = max(nbytes, self._fitted.get(place, 0))
-            if mark is not None and nbytes >= mark.bytes:
-                self._full.pop(place, None)
-
     @property
     def any_open(self) -> bool:
         """Whether anything is kept out, or was and may try again."""
@@ -120,8 +111,7 @@ class Breakers:
         """Close every breaker and forget every mark."""
         with self._lock:
             self._open.clear()
-            self._full.clear()
-            self._fitted.clear()
+        self.marks.forget()
 
     def _opened(self, before: _Open | None, failure: Failure, message: str) -> _Open:
         now = self._clock()
@@ -146,5 +136,18 @@ class Breakers:
         return f"failed {times} ({entry.reason}), {when}"
 
 
-def _mib(nbytes: int | None) -> str:
-    return f"{(nbytes or 0) / 2**20:.1f} MiB"
+@lru_cache(maxsize=64)
+def version_of(backend: str) -> str:
+    """What computes on a backend: its library's version, and ours, whose code the variants are."""
+    try:
+        library = registry.executor(backend).version()
+    except (ValueError, ImportError):
+        library = ""
+    try:
+        own = metadata.version("pointsman")
+    except metadata.PackageNotFoundError:
+        own = ""
+    return f"{backend} {library or '?'} and pointsman {own or '?'}"
+
+
+registry.on_change(version_of.cache_clear)

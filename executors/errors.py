@@ -23,6 +23,10 @@ class GradientError(UnsupportedError):
     """A tensor that requires a gradient would have to leave its library: true of these arguments alone."""
 
 
+class WrongResultError(PointsmanError, ArithmeticError):
+    """A backend computed something else than the reference; the message holds the evidence."""
+
+
 class NoCandidateError(PointsmanError, RuntimeError):
     """Nothing is left to try; the message lists each candidate and what happened to it.
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from ..telemetry.outcome import Failure
-from .errors import BackendUnavailableError, NoCandidateError, UnsupportedError
+from . import registry
+from .errors import BackendUnavailableError, NoCandidateError, UnsupportedError, WrongResultError
 
 
 class Attempt(NamedTuple):
-    """One candidate: its name, how to run it, and which failure an exception of it stands for."""
+    """One candidate: its name, how to run it, and which failure an exception of it stands for.
+
+    `again` runs it once more after it ran out of memory and what could be freed was; None: it must not run twice.
+    """
 
     name: str
     call: Callable[[], Any]
     classify: Callable[[BaseException], Failure | None]
+    again: Callable[[], Any] | None = None
 
 
 class OnOutcome(Protocol):
@@ -36,13 +43,22 @@ _ADVICE = {
 
 
 def run_chain(
-    attempts: Sequence[Attempt], *, on_outcome: OnOutcome, clock: Callable[[], float] = time.perf_counter
-) -> Any:
+    attempts: Sequence[Attempt], *, on_outcome: OnOutcome, clock: Callable[[], float] = time.perf_counter,
+    fail_fast: bool = False, free: Callable[[], None] | None = None,
+) -> Any:  # fmt: skip
     """The result of the first attempt that gives one.
 
     An exception that `classify` lists is reported and leads to the next attempt. Any other is the caller's own: it is
     reported as a user error and comes out unchanged at once. KeyboardInterrupt, SystemExit and GeneratorExit come out
     unreported.
+
+    Parameters
+    ----------
+    on_outcome : is told of each attempt.
+    clock : seconds.
+    fail_fast : a listed failure comes out at once too, as it was raised, and nothing runs twice.
+    free : gives memory back after an attempt has run out of it (None: `free_memory`). That attempt is then made
+        `again` where it may be, and counts as one.
 
     Raises
     ------
@@ -52,23 +68,38 @@ def run_chain(
     last: Exception | None = None
     for attempt in attempts:
         started = clock()
-        try:
-            result = attempt.call()
-        except Exception as error:
-            seconds = clock() - started
-            failure = own_failure(error) or attempt.classify(error) or Failure.USER_ERROR
-            message = f"{type(error).__name__}: {error}"
-            on_outcome(attempt, seconds, failure, message)
-            if failure is Failure.USER_ERROR:
-                raise
-            failures.append((attempt.name, failure, message))
-            last = error
-        else:
-            on_outcome(attempt, clock() - started, None, "")
-            return result
-        # The frames hold the failed attempt's arrays, and after running out of memory the next one needs the room.
-        traceback.clear_frames(last.__traceback__)
+        calls = [attempt.call] if attempt.again is None or fail_fast else [attempt.call, attempt.again]
+        while calls:
+            call = calls.pop(0)
+            try:
+                result = call()
+            except Exception as error:
+                last, failure = error, own_failure(error) or attempt.classify(error) or Failure.USER_ERROR
+                if failure is not Failure.OUT_OF_MEMORY:
+                    calls.clear()
+                if not calls:
+                    message = f"{type(error).__name__}: {error}"
+                    on_outcome(attempt, clock() - started, failure, message)
+                    if failure is Failure.USER_ERROR or fail_fast:
+                        raise
+                    failures.append((attempt.name, failure, message))
+            else:
+                on_outcome(attempt, clock() - started, None, "")
+                return result
+            # The frames hold the failed attempt's arrays, and the next run needs the room.
+            traceback.clear_frames(last.__traceback__)
+            if failure is Failure.OUT_OF_MEMORY and (calls or attempt.again is None):
+                (free or free_memory)()
     raise _nothing_left(failures) from last
+
+
+def free_memory() -> None:
+    """Give back what can be: arrays in reference cycles, and what the libraries in use keep for themselves."""
+    gc.collect()
+    for name in registry.names():
+        with contextlib.suppress(Exception):  # trouble here must not hide the failure that led here
+            if registry.imported(name):
+                registry.executor(name).free_caches()
 
 
 def own_failure(error: BaseException) -> Failure | None:
@@ -77,6 +108,8 @@ def own_failure(error: BaseException) -> Failure | None:
         return None  # a call inside the caller's function found nothing to run it: his own error here
     if isinstance(error, BackendUnavailableError):
         return Failure.UNAVAILABLE
+    if isinstance(error, WrongResultError):
+        return Failure.WRONG_RESULT
     return Failure.UNSUPPORTED if isinstance(error, UnsupportedError) else None
 
 

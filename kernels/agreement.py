@@ -19,6 +19,7 @@ from ..executors.conversion import kind_of
 from ..executors.errors import BackendUnavailableError
 from ..executors.prepare import Prepared, prepare
 from ..selector import operations as known
+from ..selector.verify import error as error
 from ..telemetry import hardware
 from .base import Kernel
 
@@ -140,31 +141,6 @@ def shapes(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[int, .
 def tolerance(kernel: Kernel, variant: Variant, dtype: str) -> float:
     """The error that `variant` promises: its own bound where it has one, else the kernel's."""
     return variant.accuracy.get(dtype, kernel.tolerances[dtype])
-
-
-def error(found: Any, expected: Any) -> float:
-    """Largest difference, relative to the largest finite magnitude of the reference; of a tuple, the worst part's.
-
-    NaN agrees with NaN and an infinity with the same infinity; where only one side has it, the error is infinite.
-    """
-    if isinstance(expected, tuple):
-        return max((error(f, e) for f, e in zip(found, expected, strict=True)), default=0.0)
-    right, got = _wide(expected), _wide(found)
-    if right.shape != got.shape:
-        raise ValueError(f"a result of shape {right.shape} is expected; got {got.shape}")
-    with np.errstate(invalid="ignore"):  # infinity minus infinity, which counts as equal
-        apart = np.where((got == right) | (np.isnan(got) & np.isnan(right)), 0.0, np.abs(got - right))
-    most = float(np.max(apart, initial=0.0))
-    if most == 0.0:
-        return 0.0
-    scale = float(np.max(np.abs(right), initial=0.0, where=np.isfinite(right)))
-    return most / scale if np.isfinite(most) and scale else np.inf
-
-
-def _wide(x: Any) -> np.ndarray[Any, Any]:
-    """`x` in extended precision, which holds every 64-bit integer too where the platform has it."""
-    array = np.asarray(x)
-    return array.astype(np.clongdouble if array.dtype.kind == "c" else np.longdouble)
 
 
 def _kernel(name: str) -> Kernel:

@@ -242,7 +242,7 @@ class Job:
 
         told = functools.partial(self._told, choice)
         try:
-            run_chain([attempt(chosen)], on_outcome=told)
+            run_chain([attempt(chosen)], on_outcome=told, fail_fast=default_selector().settings.fail_fast)
         except NoCandidateError as nothing:
             if not info.failures:
                 raise  # the worker's own

@@ -8,7 +8,7 @@ import importlib
 import inspect
 import pickle
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from types import CodeType, MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
@@ -26,6 +26,7 @@ from .portable import Portable
 from .request import Request
 from .selector import IntelligentBackendSelector
 from .shared import default_selector
+from .warmup import WarmUp, warm_up
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -70,6 +71,16 @@ class Adaptive(Generic[P, R]):
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> Callable[P, R]:
         """Decide once for arguments like these; the returned call costs what a plain call costs."""
         return self._dispatcher().bind(*args, **kwargs)
+
+    def warmup(
+        self, *shapes: Any, dtype: str = "float64", variants: Sequence[str] | str | None = None, **parameters: Any
+    ) -> WarmUp:
+        """Import and compile ahead what calls on arrays of these shapes may be given.
+
+        Parameters as for `pointsman.warmup`: each shape, tuple of shapes or array stands for one call; `parameters`
+        are the function's own keywords. An exception of the function itself comes out.
+        """
+        return warm_up(self._dispatcher(), shapes, dtype, variants, parameters)
 
     def variant(self, backend: str, *, name: str | None = None) -> Callable[[F], F]:
         """Add a variant: ``@f.variant("numba")`` above a function of the same arguments (without ``xp``).
@@ -213,6 +224,12 @@ class AdaptiveMethod(Generic[Q, R]):
     def explain(self, *args: Q.args, **kwargs: Q.kwargs) -> Decision:
         """The decision for these arguments."""
         return self.__func__.explain(self.__self__, *args, **kwargs)
+
+    def warmup(
+        self, *shapes: Any, dtype: str = "float64", variants: Sequence[str] | str | None = None, **parameters: Any
+    ) -> WarmUp:
+        """Import and compile ahead what calls of this instance's method may be given; see `Adaptive.warmup`."""
+        return warm_up(self.__func__._dispatcher(), shapes, dtype, variants, parameters, (self.__self__,))
 
     def bind(self, *args: Q.args, **kwargs: Q.kwargs) -> Callable[Q, R]:
         """Decide once; the returned call takes the arguments without the instance."""

@@ -68,7 +68,8 @@ class Bindable:
         choice = selector._known(workload, None).choice
         ways = _variants(choice) if func is None else _callers(choice, func)
         attempts = [Attempt(name, way, partial(classify, backend)) for name, backend, way in ways]
-        bound: Callable[..., Any] = run_chain(attempts, on_outcome=lambda *_: None)
+        fail_fast = selector.settings.fail_fast
+        bound: Callable[..., Any] = run_chain(attempts, on_outcome=lambda *_: None, fail_fast=fail_fast)
         return bound
 
     def __copy__(self) -> Self:

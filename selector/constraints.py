@@ -52,6 +52,16 @@ class Machine:
             self._host = self.host_budget()
         return self._host
 
+    def spare(self, variant: Variant) -> int:
+        """Bytes that a call of `variant` could take when that was last asked for; 0 where nothing tells it."""
+        if variant.device == "cpu":
+            return self.host_bytes(fresh=False)
+        try:
+            reusable = registry.executor(variant.backend).reusable_bytes(variant.device)
+            return self.gpu.budget_bytes(variant.device, reusable)
+        except LookupError:
+            return 0
+
 
 def variants_of(
     operation: Operation | None, devices: tuple[str, ...], named: Collection[str | None] = ()
@@ -107,6 +117,15 @@ def why_not(
         return f"there is no usable {variant.device} here"
     if variant.device != "cpu" and variant.device not in machine.reachable(variant.backend):
         return f"{variant.backend} as installed here cannot use {variant.device}"
+    return (
+        unfit(request, variant)
+        or _no_room(request, variant, machine)
+        or machine.breakers.why_closed_out(breaker_key(request, variant))
+    )
+
+
+def unfit(request: Request, variant: Variant) -> str | None:
+    """None if `variant` can compute what is asked for, else the sentence why not: the same on every machine."""
     executor = registry.executor(variant.backend)
     return (
         _wrong_type(request, variant, executor.capabilities)
@@ -114,14 +133,17 @@ def why_not(
         or _wrong_gradient(request, variant)
         or _inaccurate(request, variant)
         or (variant.supports(request.shapes, request.parameters) if variant.supports else None)
-        or _no_room(request, variant, machine)
-        or machine.breakers.why_closed_out(breaker_key(request, variant))
     )
 
 
 def breaker_key(request: Request, variant: Variant) -> tuple[str, str, str, str]:
     """What a failure is held against: this variant, for this operation, dtype and size class."""
     return (request.operation, variant.name, request.dtype, request.shape_class)
+
+
+def place_of(request: Request, variant: Variant) -> tuple[str, str, str]:
+    """What a workspace is held against: this variant, for this operation, on its device."""
+    return (request.operation, variant.name, variant.device)
 
 
 def matches(variant: Variant, wanted: str) -> bool:
@@ -180,4 +202,4 @@ def _no_room(request: Request, variant: Variant, machine: Machine) -> str | None
     if need > free:
         where = "the host" if variant.device == "cpu" else variant.device
         return f"it needs {need / 2**20:,.0f} MiB, {where} has {free / 2**20:,.0f} MiB to spare"
-    return machine.breakers.fits((request.operation, variant.name, variant.device), need)
+    return machine.breakers.marks.why_not(place_of(request, variant), need, free)

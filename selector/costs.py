@@ -130,7 +130,12 @@ class Curves(CostModel):
         if cold:
             return sum(n * s for n, s in cold) / sum(n for n, _ in cold)
         shipped = self._shipped(site)
-        return float(shipped["first_s"]) if shipped else FIRST_CALL_S.get(backend, 0.0)
+        if shipped:
+            return float(shipped["first_s"])
+        usual = FIRST_CALL_S.get(backend, 0.0)
+        like = [s for (cell, _), s in self._state.cells.items() if cell.variant == site.variant and s.cold_count]
+        # What a first call of this variant took for other operations, with the usual guess as one of them.
+        return math.exp((math.log(usual) + sum(math.log(max(s.cold_s, 1e-6)) for s in like)) / (1 + len(like))) if usual else 0.0
 
     def forget(self, changed: set[tuple[str, str]] | None) -> None:
         """Drop fits of changed groups."""
@@ -178,7 +183,7 @@ class Curves(CostModel):
         )
         y = np.array([math.log2(max(s.expected_s, 1e-9)) for _, _, s in points])
         residual = y - np.array([mean(v) for v in x])
-        noise = np.array([max(LEAST_NOISE, s.spread / LN2 / math.sqrt(s.count)) for _, _, s in points])
+        noise = np.array([_noise(s) for _, _, s in points])
         try:
             factor = np.linalg.cholesky(_covariance(at, at, mean.level) + np.diag(noise**2))
         except np.linalg.LinAlgError:  # times that make no sense (a damaged file): better the prior than no choice
@@ -225,6 +230,13 @@ class Curves(CostModel):
         return found or _DECLARED.get((site.operation.partition(":")[0], site.variant))
 
 
+def _noise(sketch: Sketch) -> float:
+    """Octaves by which the mean of so few calls may be off: the first call at a size may be slow in many ways."""
+    few = FEW.get(sketch.count, 0.0)
+    return max(LEAST_NOISE, few, sketch.spread / LN2 / math.sqrt(sketch.count))
+
+
+FEW = {1: 0.7, 2: 0.25}
 _DECLARED: dict[tuple[str, str], Mapping[str, Any]] = {}
 
 

@@ -19,7 +19,7 @@ class Decision:
     operation, workload : name, and the workload in one line.
     variant, backend, device : what will run.
     chain : variants in the order in which they would be tried; the first is the chosen one.
-    rule : "override", "required", "learned", "prior", "guard", "default", "deterministic"; "untouched" for arguments
+    rule : "override", "required", "pinned", "learned", "prior", "guard", "default", "deterministic"; "untouched" for arguments
         that pointsman leaves alone.
     reason : one sentence.
     set_by : the variable, argument or scope that decided; empty where none did.

@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from logging import INFO, WARNING
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..executors import conversion, registry
 from ..executors.base import Variant
-from ..executors.errors import NoCandidateError, UnsupportedError
+from ..executors.errors import NoCandidateError, UnsupportedError, WrongResultError
 from ..executors.fallback import Attempt, run_chain
 from ..executors.prepare import Prepared, prepare
 from ..telemetry.history import History
 from ..telemetry.outcome import Failure, Outcome
+from . import verify
 from .arguments import all_leaves, key_of, request_of, stands_apart
 from .decision import Decision, left_alone
 from .engine import Choice, Engine
@@ -113,28 +115,44 @@ class Dispatcher:
     def _slow(self, key: Any, entry: Entry | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if stands_apart(args, kwargs):
             return self._untouched(args, kwargs)
-        choice = entry.choice if entry is not None else None
+        due = entry is not None and getattr(entry, "tickets", None) is verify.DUE  # a chain's entries count no calls
+        counting, choice = (entry if due else None), (entry.choice if entry is not None else None)
         if choice is None:
             known = self.tables.class_entry(key)
-            if known is not None:
+            if known is not None and known.tickets is not verify.DUE:
                 return self._by_class(known, args, kwargs)
+            counting = known
             if self._validate is not None:
                 self._validate(*args, **kwargs)
             choice = self.engine.choose(self.request(args, kwargs))
             self.engine.adopt(choice)
-        order, rule = choice.decision.chain, choice.decision.rule
-        trial = self.engine.take_trial(choice) if choice.tickets else None
+        order, rule, sampling = choice.decision.chain, choice.decision.rule, choice.sampling
+        trial = None
+        if choice.tickets and not self.engine.settings().fail_fast:  # an error of a trial would be of our own making
+            trial = self.engine.take_trial(choice)
         if trial is not None:
             log.debug("%s: trying %s", choice.request.describe(), trial)
             order, rule = (trial, *(name for name in order if name != trial)), "explore"
-        return self._walk(choice, order, rule, key, args, kwargs)
+        check = False
+        if sampling is not None:
+            check = counting is not None or trial is not None or (entry is None and sampling.draws())
+            if counting is not None:
+                sampling.again(counting, counting.choice.tickets)
+                key = None  # the entry that counts its calls stays
+        return self._walk(choice, order, rule, key, args, kwargs, check=check)
 
     def _walk(
         self, choice: Choice, order: tuple[str, ...], rule: str, key: Any, args: tuple[Any, ...],
-        kwargs: dict[str, Any], already: tuple[Attempt, ...] = (),
+        kwargs: dict[str, Any], already: tuple[Attempt, ...] = (), *, check: bool = False,
     ) -> Any:  # fmt: skip
-        """Try the variants in `order`, recording each attempt; `already` holds one that has failed."""
-        culprit = ""
+        """Try the variants in `order`, recording each attempt.
+
+        `already` holds one that has failed; `check`: verify the first of `order`.
+        """
+        culprit, fail_fast = "", self.engine.settings().fail_fast
+        default = self.operation.variants[0].name
+        if check and default in order[1:]:  # should the first be wrong, what it was compared with comes next
+            order = (order[0], default, *(name for name in order[1:] if name != default))
 
         def told(attempt: Attempt, seconds: float, failure: Failure | None, message: str) -> None:
             nonlocal culprit
@@ -146,26 +164,35 @@ class Dispatcher:
         attempts = [*already]
         for name in order:
             variant, used = choice.variants[name], "fallback" if attempts else rule
-            call = partial(self._attempt, choice, variant, used, key, args, kwargs)
-            attempts.append(Attempt(name, call, partial(classify, variant.backend)))
+            checked = check and not attempts and name != default and self._rerun
+            call = partial(self._attempt, choice, variant, used, key, args, kwargs, check=checked)
+            again = call if self._rerun else None
+            attempts.append(Attempt(name, call, partial(classify, variant.backend), again))
         try:
-            return run_chain(attempts, on_outcome=told)
+            return run_chain(attempts, on_outcome=told, fail_fast=fail_fast)
         except Exception as error:
-            if culprit:
+            if culprit and not fail_fast:
                 return self._settle(choice, culprit, error, args, kwargs)
-            if isinstance(error, NoCandidateError):
+            if isinstance(error, NoCandidateError) and not fail_fast:
                 raise _exhausted(choice, error) from error.__cause__
             raise
 
     def _attempt(
-        self, choice: Choice, variant: Variant, rule: str, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+        self, choice: Choice, variant: Variant, rule: str, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any],
+        *, check: bool = False,
+    ) -> Any:  # fmt: skip
         prepared = self.prepared(variant, choice.request, args, kwargs, rule)
         request = choice.request
         warm = self.engine.is_warm(request, variant)
-        started = perf_counter()
-        result, split = prepared.split(*args, **kwargs)
-        seconds = perf_counter() - started
+        before = verify.copies(args, kwargs) if check else None
+        with self.engine.announced(request, variant):
+            started = perf_counter()
+            result, split = prepared.split(*args, **kwargs)
+            seconds = perf_counter() - started
+        if before is not None:
+            evidence = verify.wrong(self.operation, variant, request, result, args, kwargs, before, self._plain)
+            if evidence is not None:
+                raise WrongResultError(evidence)
         compile_s = split.compute_s if split.compiled or not warm else 0.0
         self._record(
             Outcome(
@@ -177,6 +204,12 @@ class Dispatcher:
         if key is not None and variant.name == choice.decision.variant:
             self.tables.remember(key, prepared, choice, _like(request, args, kwargs))
         return result
+
+    def _plain(self, arguments: verify.Arguments) -> Any:
+        """The default's result for NumPy arguments, unrecorded."""
+        args, kwargs = arguments
+        request = self.request(args, kwargs)
+        return self.prepared(self.operation.variants[0], request, args, kwargs).call(*args, **kwargs)
 
     def _by_class(self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a new signature by its size class's choice: ever-new shapes cost a few microseconds, not a decision."""
@@ -213,7 +246,8 @@ class Dispatcher:
         def failed() -> Any:
             raise error
 
-        first = Attempt(variant.name, failed, partial(classify, variant.backend))
+        again = partial(self._attempt, choice, variant, entry.rule, None, args, kwargs) if self._rerun else None
+        first = Attempt(variant.name, failed, partial(classify, variant.backend), again)
         return self._walk(choice, choice.decision.chain[1:], entry.rule, None, args, kwargs, (first,))
 
     def _settle(
@@ -232,7 +266,8 @@ class Dispatcher:
     def _note_failure(
         self, choice: Choice, variant: Variant, failure: Failure, message: str, seconds: float, rule: str
     ) -> None:
-        log.info("%s: %s failed (%s: %s)", choice.request.describe(), variant.name, failure, message)
+        level = WARNING if failure is Failure.WRONG_RESULT else INFO
+        log.log(level, "%s: %s failed (%s: %s)", choice.request.describe(), variant.name, failure, message)
         self.engine.failed(choice.request, variant, failure, message)
         outcome = Outcome(
             choice.sites[variant.name], self._history.now(), seconds, failure=failure, message=message[:500], rule=rule
@@ -305,7 +340,8 @@ class Dispatcher:
             )
             for name in choice.decision.chain
         ]
-        found: Prepared = run_chain(attempts, on_outcome=lambda *_: None)
+        fail_fast = self.engine.settings().fail_fast
+        found: Prepared = run_chain(attempts, on_outcome=lambda *_: None, fail_fast=fail_fast)
         return found.call
 
     def explain(self, *args: Any, **kwargs: Any) -> Decision:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from random import Random
 
 from ..executors import registry
 from ..executors.base import Variant
+from ..telemetry.attempts import announced
 from ..telemetry.history import History
+from ..telemetry.marks import Held
 from ..telemetry.outcome import Failure, Outcome, Site
 from . import rules
 from .base import CostModel, Policy
-from .constraints import LARGE_WORKSPACE, Machine, breaker_key, variants_of, why_not
+from .constraints import LARGE_WORKSPACE, Machine, breaker_key, place_of, variants_of, why_not
 from .decision import Decision
 from .failures import nothing_left, of_these_arguments
 from .learner import MOST_KEPT, Learner, Option
@@ -19,6 +23,7 @@ from .logs import follow
 from .overrides import Overrides
 from .request import Request
 from .settings import Settings, on_change
+from .verify import Sampling
 
 SAMPLE_S = 2e-4
 """Calls faster than this are sampled once learned, so that no entry records more than about 5 000 calls a second."""
@@ -37,6 +42,7 @@ class Choice:
     tickets: list[str] = field(default_factory=list)
     trial_loss_s: float = 0.0  # what a trial may lose at most
     stride: int = 1
+    sampling: Sampling | None = None  # which calls are verified; None: none of them
 
     @property
     def variant(self) -> Variant:
@@ -51,6 +57,7 @@ class Engine:
     ----------
     learner : what is known, and what outcomes change in it.
     machine : what constraints need to know about this process and this computer.
+    random : which calls are verified begins with it; to be replaced where that must be known beforehand.
     """
 
     def __init__(
@@ -64,6 +71,8 @@ class Engine:
         self.learner = Learner(history, policy, costs)
         self._overrides = Overrides(history, machine, settings, learning=learning)
         self._warm: set[tuple[object, ...]] = set()
+        self.random = Random()
+        machine.breakers.marks = history.marks  # what is kept out stays so in the next process
         follow(settings())
         on_change(self._settings_changed)
 
@@ -100,6 +109,9 @@ class Engine:
                 fit.append(variant)
             else:
                 excluded.append((variant.name, why))
+        if not fit:  # a mark of memory passes over what did not fit while there is something else to run
+            fit = [v for v in variants if any(name == v.name and isinstance(why, Held) for name, why in excluded)]
+        fit = asks.pinned(request, fit, excluded, settings, preferred, insists)
         if not fit:
             raise nothing_left(request.describe(), excluded, insists, who)
         protected = operation is not None and operation.protected
@@ -141,14 +153,22 @@ class Engine:
             default_s=by_name[default].prediction.seconds,
             tickets=[ranking.trial] if ranking.trial else [], trial_loss_s=ranking.trial_loss_s,
             stride=max(1, min(MOST_STRIDE, int(SAMPLE_S / max(expected, 1e-7)))),
+            sampling=self._sampling(request, settings),
         )  # fmt: skip
+
+    def _sampling(self, request: Request, settings: Settings) -> Sampling | None:
+        """Which calls of a choice are verified: none that record a gradient, and none without a default to go by."""
+        operation = request.known_operation() if settings.verify else None
+        if operation is None or request.gradient:
+            return None
+        return Sampling(settings.verify, self.random, operation.variants[0].name)
 
     def adopt(self, choice: Choice) -> None:
         """Note that calls will run by this choice: what the ledger and the import rule need to know about its class."""
         decision = choice.decision
         self.learner.adopt(
             choice.sites, decision.candidates, decision.default, decision.variant,
-            binding=decision.rule in ("override", "required"), learning=self.learning,
+            binding=decision.rule in ("override", "required", "pinned"), learning=self.learning,
         )  # fmt: skip
 
     def take_trial(self, choice: Choice) -> str | None:
@@ -194,22 +214,33 @@ class Engine:
         return self.learner.learn(outcomes, changed, self.machine.breakers.due_groups)
 
     def failed(self, request: Request, variant: Variant, failure: Failure, message: str) -> None:
-        """Open the breaker for a listed failure and remember how much memory was too much."""
+        """Open the breaker for a listed failure; remember how much memory was too much, and who computes wrongly."""
         if of_these_arguments():
             return
-        key = breaker_key(request, variant)
-        self.machine.breakers.failed(key, failure, message)
-        if failure is Failure.OUT_OF_MEMORY:
-            place = (request.operation, variant.name, variant.device)
-            self.machine.breakers.too_much(place, request.bytes_of(variant), message)
+        breakers, key = self.machine.breakers, breaker_key(request, variant)
+        if failure is Failure.WRONG_RESULT:
+            breakers.disqualify(key, variant.backend, message)
+            return
+        breakers.failed(key, failure, message)
+        nbytes = request.bytes_of(variant)
+        # Less on the host tells nothing about where memory ends, and is not asked about.
+        if failure is Failure.OUT_OF_MEMORY and (variant.device != "cpu" or nbytes > LARGE_WORKSPACE):
+            breakers.marks.failed(place_of(request, variant), nbytes, message, self.machine.spare(variant))
 
     def succeeded(self, request: Request, variant: Variant) -> None:
         """Close the breaker, if one was open, and remember that the signature is warm."""
         self.machine.breakers.succeeded(breaker_key(request, variant))
         self.warmed(request, variant)
         nbytes = request.bytes_of(variant)
-        if nbytes > LARGE_WORKSPACE:  # smaller ones tell nothing about where memory ends
-            self.machine.breakers.fitted((request.operation, variant.name, variant.device), nbytes)
+        if nbytes > LARGE_WORKSPACE:
+            self.machine.breakers.marks.fitted(place_of(request, variant), nbytes)
+
+    def announced(self, request: Request, variant: Variant) -> AbstractContextManager[None]:
+        """To be held during an attempt: a large one on the host leaves word in the history, for it may be killed."""
+        nbytes = request.bytes_of(variant)
+        if variant.device != "cpu" or nbytes <= LARGE_WORKSPACE:
+            return nullcontext()
+        return announced(self.history, place_of(request, variant), nbytes, self.machine.spare(variant))
 
     def clear(self, *, everything: bool = True) -> None:
         """Forget all that was seen (the history was reset); `everything`: open breakers and the ledger as well."""

@@ -30,6 +30,7 @@ class Entry:
     __slots__ = (
         "call",
         "choice",
+        "left",
         "like",
         "prepared",
         "rule",
@@ -55,6 +56,9 @@ class Entry:
         self.skip = 0
         self.seen = 0
         self.scoped = False
+        self.left = 0  # calls until one is verified
+        if choice.sampling is not None:
+            choice.sampling.watch(self, choice.decision.variant)
 
 
 class Known:

@@ -17,6 +17,8 @@ from .ledger import Ledger
 from .traffic import ClassKey, Group, SizeClass, Traffic, class_key
 
 MOST_KEPT = 20_000
+WARM_UP_S = 0.05
+"""A trial's first call at a signature that takes less is a warm-up: plans, caches and page faults would be the news."""
 CONTEXTS = ("quiet", "busy")
 """Loads of the machine that tables are made for."""
 PROCESSES = "processes"
@@ -188,7 +190,11 @@ class Learner:
                 self._count(outcome)
                 if outcome.failure is not None:
                     failed.add((outcome.site.operation, outcome.site.dtype))
-                elif self.traffic.surprised(outcome) and not self.frozen:
+                if outcome.rule == "explore":
+                    self._handed_out.discard((class_key(outcome.site), outcome.site.variant))
+                if outcome.failure is not None:
+                    pass
+                elif (outcome.rule == "explore" or self.traffic.surprised(outcome)) and not self.frozen:
                     changed_level.add((outcome.site.operation, outcome.site.dtype))
             flipped = self._flips(outcomes)
             self._at_risk_s = 0.0

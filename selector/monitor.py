@@ -193,6 +193,10 @@ class Monitor:
         failure = classify(backend, error)
         if failure is None:
             raise error
+        if self._selector.settings.fail_fast:
+            if ran:
+                self._told(workload, label, backend, spent, failure, str(error))
+            raise error
         names = self._chain(workload, backend, fallback)
         refused: dict[str, Exception] = {
             name: why for name in names if (why := self._why_not_tried(func, workload, name))

@@ -17,7 +17,7 @@ from ..executors import registry
 from ..executors.table import BackendType
 
 PREFIX = "POINTSMAN_"
-MODES = ("off", "observe", "advise", "select")
+MODES = ("off", "observe", "advise", "select", "pinned")
 LOGS = ("debug", "info", "warning", "error", "critical")
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _VARIABLES = {
@@ -26,10 +26,13 @@ _VARIABLES = {
     "POINTSMAN_DISABLE": "disable",
     "POINTSMAN_DISABLE_GPU": "disable_gpu",
     "POINTSMAN_MODE": "mode",
+    "POINTSMAN_LOCK": "lock",
     "POINTSMAN_EXPLORE": "explore",
     "POINTSMAN_HISTORY": "history",
     "POINTSMAN_GPU_MEMORY_RESERVE": "gpu_memory_reserve",
     "POINTSMAN_LOG": "log",
+    "POINTSMAN_VERIFY": "verify",
+    "POINTSMAN_FAIL_FAST": "fail_fast",
 }
 
 
@@ -49,11 +52,14 @@ class Settings:
     disable : backends that are never chosen.
     disable_gpu : whether GPUs are left alone.
     mode : "off" (the default variant, nothing recorded), "observe" (the default variant, recorded), "advise" (the
-        same, and what would have been chosen is explained) or "select".
+        same, and what would have been chosen is explained), "select", or "pinned": what it is where there is a lock.
+    lock : a lock file, whose choices are taken wherever nothing above says otherwise; an absolute path, or None.
     explore : share of the expected cost that exploring may add, 0 to 1.
     history : file or folder of the history, ":memory:", or None for the user's cache folder.
     gpu_memory_reserve : share of the free GPU memory that is left alone, 0 to below 1.
     log : level of the "pointsman" logger.
+    verify : share of the calls that are computed a second time on the reference and compared, 0 to 1.
+    fail_fast : whether a listed failure comes out at once, as the backend raised it, instead of a fallback.
     origin : field -> what set it; fields that nothing set are missing.
     """
 
@@ -66,7 +72,14 @@ class Settings:
     history: str | None = None
     gpu_memory_reserve: float = 0.3
     log: str = "warning"
+    verify: float = 0.0
+    fail_fast: bool = False
+    lock: str | None = None
     origin: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), compare=False)
+
+    def __post_init__(self) -> None:
+        if "mode" not in self.origin and self.mode in ("select", "pinned"):  # nobody said it: it follows the lock
+            object.__setattr__(self, "mode", "select" if self.lock is None else "pinned")
 
     @classmethod
     def from_environment(
@@ -123,6 +136,16 @@ class Settings:
             if backend is not None and backend in self.disable:
                 one, other = self.origin.get(name, name), self.origin.get("disable", "disable")
                 raise ValueError(f"{one} and {other} contradict each other: {backend} cannot be both; drop one of them")
+        mode, lock = self.origin.get("mode", "mode"), self.origin.get("lock", "lock")
+        if self.lock is not None and self.mode not in ("off", "pinned"):
+            raise ValueError(
+                f"{mode} and {lock} contradict each other: with a lock the mode is 'pinned', or 'off' to record "
+                "nothing; drop one of them (lock=None lifts a lock)"
+            )
+        if self.lock is None and self.mode == "pinned":
+            raise ValueError(
+                f"{mode}: found 'pinned' without a lock file; name one by POINTSMAN_LOCK or configure(lock=...)"
+            )
         if known and self.disable.issuperset(known):
             source, valid = self.origin.get("disable", "disable"), ", ".join(known)
             raise ValueError(f"{source} leaves no backend to run; known are: {valid}")
@@ -165,7 +188,7 @@ def _check(setting: str, value: Any, source: str, known: tuple[str, ...]) -> Any
         if not isinstance(listed, Iterable):
             raise ValueError(f"{source}: found {value!r}; give backends, such as 'torch,numba' or ['torch', 'numba']")
         return frozenset(_backend(part, source, known) for part in listed if str(part).strip())
-    if setting == "disable_gpu":
+    if setting in ("disable_gpu", "fail_fast"):
         return _boolean(value, source)
     if setting in ("mode", "log"):
         return _one_of(value, source, MODES if setting == "mode" else LOGS)
@@ -173,7 +196,11 @@ def _check(setting: str, value: Any, source: str, known: tuple[str, ...]) -> Any
         if value is not None and not isinstance(value, str | os.PathLike):
             raise ValueError(f"{source}: found {value!r}; allowed are a path, ':memory:' and None")
         return None if value is None else os.fspath(value)
-    return _share(value, source, closed=setting == "explore")
+    if setting == "lock":
+        if value is not None and not (isinstance(value, str | os.PathLike) and str(value).strip()):
+            raise ValueError(f"{source}: found {value!r}; allowed are the path of a lock file and None")
+        return None if value is None else os.path.abspath(os.path.expanduser(os.fspath(value)))
+    return _share(value, source, closed=setting in ("explore", "verify"))
 
 
 def _backend(value: object, source: str, known: tuple[str, ...]) -> str:
@@ -273,7 +300,7 @@ def configure(**changes: Any) -> Settings:
     Parameters
     ----------
     **changes : fields of `Settings`: force, prefer, disable, disable_gpu, mode, explore, history,
-        gpu_memory_reserve, log.
+        gpu_memory_reserve, log, lock, verify, fail_fast.
 
     Raises
     ------

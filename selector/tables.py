@@ -14,6 +14,7 @@ from .entry import Entry
 from .learner import CONTEXTS
 from .logs import log
 from .settings import SCOPE, scope
+from .verify import DUE
 
 MOST_ENTRIES = 4096
 NEVER = 1 << 62
@@ -70,7 +71,7 @@ class Tables:
             self._sightings.clear()
         self._sightings[key] = seen
         found = self.classes.get(class_of(key))
-        return found if found is not None and not found.tickets else None
+        return found if found is not None and (not found.tickets or found.tickets is DUE) else None
 
     def drop(self, variant: Variant) -> None:
         """Drop every entry that runs `variant`: it has failed."""

@@ -14,6 +14,7 @@ REFIT_GROWTH = 0.1
 MOST_SIGNATURES = 20_000
 SURPRISE, SURPRISES = 1.3, 6
 """So many calls in a row that differ by this factor from what was expected are a change of level: fit anew."""
+FIRST = True
 NEAR, AHEAD = 2.0, 8.0
 """Octaves of work over which what was spent at another size counts half: at neighbours, and at sizes yet untried."""
 TELLING_S = 1e-4
@@ -83,7 +84,8 @@ class Traffic:
             self._signatures.clear()
         signature = (class_key(site), site.size)
         self._signatures[signature] = self._signatures.get(signature, 0.0) + calls
-        self._tally.setdefault((site.operation, site.dtype), [0.0, 0.0])[0] += calls
+        # What was measured on purpose stands for no call, and is something learned all the same.
+        self._tally.setdefault((site.operation, site.dtype), [0.0, 0.0])[0] += max(calls, 1.0)
         return seen
 
     def surprised(self, outcome: Outcome) -> bool:
@@ -128,7 +130,7 @@ class Traffic:
         near = self._of_group[key[:2]]
         for candidate in candidates:
             top = self._tried.get((key[0], key[1], candidate.variant), -math.inf)
-            if any(top < c.x - 0.5 < here.x - 1.0 and _comes_first(c, candidate) for c in near):
+            if FIRST and any(top < c.x - 0.5 < here.x - 1.0 and _comes_first(c, candidate) for c in near):
                 continue
             new = here.x > top + 0.5
             out[candidate.variant] = sum(

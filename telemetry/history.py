@@ -19,6 +19,7 @@ from typing import Any
 from . import lifetime
 from .files import history_path
 from .load import LoadMeter
+from .marks import Marks
 from .outcome import Outcome, Site
 from .recorder import LOG_ROWS, PATIENT_S, Recorder
 from .state import Group, State
@@ -80,6 +81,7 @@ class History:
         self.awake = not background
         self.state = State()
         self.ledger: dict[str, float] = {}
+        self.marks = Marks(clock)
         self.dropped = 0
         self.recent: deque[Recent] = deque(maxlen=10)
         self.location = ":memory:" if path is None else str(path)
@@ -98,6 +100,8 @@ class History:
             self.state.reload(content.cells)
             self.ledger = content.ledger
             self.recent.extend(content.recent)
+            self.marks.take(content.memory, content.wrong)
+        lifetime.free_in_child(self.marks)
         lifetime.look_after(self)
 
     @classmethod
@@ -176,6 +180,7 @@ class History:
             waiting = self._drain()
             self.buffer.extend(item for item in waiting if operation not in (None, item[0].operation))
             gone = self.state.forget(operation)
+            self.marks.forget(operation)
             self._unwritten.forget(operation)
             self._rows = [row for row in self._rows if operation not in (None, row.site.operation)]
             if operation is None:
@@ -234,7 +239,7 @@ class History:
 
     @property
     def _pending(self) -> bool:
-        return bool(self._rows or self._unwritten_ledger or len(self._unwritten))
+        return bool(self._rows or self._unwritten_ledger or len(self._unwritten) or self.marks.changed)
 
     def _round(self, patience_s: float, force: bool = False) -> bool:
         """One round; whether there was anything to do."""
@@ -305,12 +310,13 @@ class History:
         if self._recorder is None or self._pending or self._closed:
             return
         with self._disk:
-            content = self._recorder.look()
+            content = self._recorder.look(self.marks)
         if content is None:
             return
         with self._counting:
             self.ledger = dict(content.ledger)
         self.recent = deque(content.recent, maxlen=10)
+        self.marks.take(content.memory, content.wrong)
         self._tell([], self.state.reload(content.cells))
 
     def _write(self, patience_s: float) -> set[Group]:
@@ -322,9 +328,9 @@ class History:
         written = None
         if recorder is not None:
             with self._disk:
-                written = recorder.write(self._rows, self._unwritten, ledger, patience_s)
+                written = recorder.write(self._rows, self._unwritten, ledger, self.marks, self._clock(), patience_s)
         if recorder is None or recorder.lost:
-            self._rows, self._unwritten = [], State()
+            self._rows, self._unwritten, self.marks.changed = [], State(), False
             return set()
         if written is None:
             with self._counting:

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import schema, statements
+from .attempts import Begun
 from .files import create_private, identity, is_writable, move_aside, on_network
+from .marks import Marks
 from .outcome import Outcome
 from .sketch import Sketch
 from .state import Key, State
@@ -68,6 +70,7 @@ class Recorder:
         self._others_wrote = False
         self._reloaded_at = float("-inf")
         self._until_trim = 0
+        self._over: list[int] = []  # large runs that have ended and could not be struck out then
 
     def __del__(self) -> None:
         self.close()
@@ -93,8 +96,11 @@ class Recorder:
             self.close()
         return content
 
-    def look(self) -> Content | None:
-        """All that the file holds, if other processes have written since the last complete look; else None."""
+    def look(self, marks: Marks) -> Content | None:
+        """All that the file holds, if other processes have written since the last complete look; else None.
+
+        What they have reset is forgotten from `marks`.
+        """
         try:
             connection = self._ready(PATIENT_S, create=False)
             if connection is None or self._lost:
@@ -107,16 +113,20 @@ class Recorder:
         except _ERRORS as error:
             self._survive(error, insist=True)
             return None
+        for name in self._reset_since(generations):
+            marks.forget(name or None)
         self._generations, self._data_version = generations, version
         self._others_wrote, self._reloaded_at = False, self._monotonic()
         return content
 
     def write(
-        self, outcomes: Sequence[Outcome], delta: State, ledger: Mapping[str, float], patience_s: float
-    ) -> Written | None:
-        """Add outcomes, sketches and ledger entries to the file in one transaction; None: not now, keep them.
+        self, outcomes: Sequence[Outcome], delta: State, ledger: Mapping[str, float], marks: Marks, now: float,
+        patience_s: float,
+    ) -> Written | None:  # fmt: skip
+        """Add outcomes, sketches, ledger entries and marks to the file in one transaction; None: not now, keep them.
 
-        Where another process has reset operations, their part of `delta` is forgotten first.
+        Where another process has reset operations, their part of `delta` and `marks` is forgotten first. `marks` then
+        holds what others have marked as well. `now` is unix time.
         """
         try:
             connection = self._ready(patience_s, create=True)
@@ -126,10 +136,16 @@ class Recorder:
                 written = self._notice(connection)
                 for name in written.resets:
                     delta.forget(name or None)
+                    marks.forget(name or None)
                 kept = [o for o in outcomes if not written.resets & {"", o.site.operation}]
                 statements.add_outcomes(connection, kept)
                 written.cells = statements.merge_cells(connection, delta.cells)
                 statements.add_ledger(connection, {} if "" in written.resets else ledger)
+                over = tuple(self._over)
+                statements.end_attempts(connection, over)
+                changed, marks.changed = marks.changed, False  # first: what is marked meanwhile waits for the next time
+                if changed or written.others:
+                    statements.merge_marks(connection, marks, now)
                 self._trim(connection, len(kept))
                 written.ledger = statements.read_ledger(connection)
                 if written.complete:
@@ -137,13 +153,35 @@ class Recorder:
                 generations = statements.generations(connection)
                 version = statements.data_version(connection)
         except _ERRORS as error:
+            marks.changed = True
             self._survive(error, insist=patience_s >= PATIENT_S)
             return None
+        del self._over[: len(over)]
         self.status, self._retry_at = "ok", float("-inf")
         self._generations, self._data_version = generations, version
         if written.complete:
             self._others_wrote, self._reloaded_at = False, self._monotonic()
         return written
+
+    def announce(self, begun: Begun, patience_s: float) -> int | None:
+        """Have it in the file at once that a large run has begun; None where that cannot be, now or at all."""
+        try:
+            connection = self._ready(patience_s, create=True)
+            return None if connection is None else statements.begin_attempt(connection, begun)
+        except _ERRORS as error:
+            self._survive(error, insist=False)
+            return None
+
+    def retract(self, number: int, patience_s: float) -> None:
+        """Strike out what `announce` gave this number, now or with the next write."""
+        self._over.append(number)
+        try:
+            connection = self._ready(patience_s, create=False)
+            if connection is not None:
+                statements.end_attempts(connection, self._over)
+                self._over.clear()
+        except _ERRORS as error:
+            self._survive(error, insist=False)
 
     def reset(self, operation: str | None) -> bool:
         """Delete what is known of `operation`, or everything, and let other processes notice; whether that worked."""
@@ -247,12 +285,14 @@ class Recorder:
         written = Written()
         if statements.data_version(connection) != self._data_version:
             self._others_wrote = True
-            now = statements.generations(connection)
-            written.resets = {name for name, count in now.items() if count != self._generations.get(name, 0)}
+            written.resets = self._reset_since(statements.generations(connection))
         due = self._monotonic() - self._reloaded_at >= _RELOAD_S
         written.others = self._others_wrote
         written.complete = bool(written.resets) or (self._others_wrote and due)
         return written
+
+    def _reset_since(self, now: Mapping[str, int]) -> set[str]:
+        return {name for name, count in now.items() if count != self._generations.get(name, 0)}
 
     def _trim(self, connection: sqlite3.Connection, added: int) -> None:
         """Bound the log on a process's first write, then after each twentieth of the bound."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-VERSION = 2
+VERSION = 3
 """What `PRAGMA user_version` says of a current file."""
 
 CELL_COLUMNS = ("operation", "variant", "dtype", "shape_class", "detail", "context")
@@ -67,6 +67,24 @@ SELECT id, datetime(ended, 'unixepoch') AS ended, operation, variant, dtype, sha
 FROM outcome ORDER BY id DESC LIMIT 1000
 """
 
+_THIRD = """
+CREATE TABLE memory_mark (
+    operation TEXT NOT NULL, variant TEXT NOT NULL, device TEXT NOT NULL,
+    fitted INTEGER NOT NULL, fitted_at REAL NOT NULL, failed INTEGER NOT NULL, failed_at REAL NOT NULL,
+    spare INTEGER NOT NULL, message TEXT NOT NULL,
+    PRIMARY KEY (operation, variant, device)
+) WITHOUT ROWID;
+CREATE TABLE disqualified (
+    operation TEXT NOT NULL, variant TEXT NOT NULL, dtype TEXT NOT NULL,
+    backend TEXT NOT NULL, version TEXT NOT NULL, since REAL NOT NULL, evidence TEXT NOT NULL,
+    PRIMARY KEY (operation, variant, dtype)
+) WITHOUT ROWID;
+CREATE TABLE attempt (
+    id INTEGER PRIMARY KEY, operation TEXT NOT NULL, variant TEXT NOT NULL, device TEXT NOT NULL,
+    bytes INTEGER NOT NULL, spare INTEGER NOT NULL, started REAL NOT NULL, owner TEXT NOT NULL
+)
+"""
+
 
 def migrate(connection: sqlite3.Connection, version: int = VERSION) -> None:
     """Bring an empty or older file up to `version`; all steps and their records in one transaction, or none.
@@ -105,6 +123,11 @@ def _migrations() -> Any:
     def second(db: Any) -> None:
         """The rule behind each choice, sampled calls, totals in seconds, and resets that other processes notice."""
         _run(db, _SECOND, 2)
+
+    @steps(name="v3")
+    def third(db: Any) -> None:
+        """Where memory ends, variants that gave wrong results, and large runs that have begun."""
+        _run(db, _THIRD, 3)
 
     return steps
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import schema
+from .attempts import Begun, is_gone
+from .marks import DAY_S, Accused, Mark, Marks, Place, Wrong, both, latest
 from .outcome import Cell, Outcome
 from .sketch import Sketch
 from .state import Key
@@ -24,11 +26,13 @@ Recent = tuple[str, str, float, float]
 
 @dataclass
 class Content:
-    """What a file holds of the sketches, the ledger and the latest outcomes."""
+    """What a file holds of the sketches, the ledger, the latest outcomes, and what is kept out."""
 
     cells: dict[Key, Sketch] = field(default_factory=dict)
     ledger: dict[str, float] = field(default_factory=dict)
     recent: list[Recent] = field(default_factory=list)
+    memory: dict[Place, Mark] = field(default_factory=dict)
+    wrong: dict[Accused, Wrong] = field(default_factory=dict)
 
 
 def _values(count: int) -> str:
@@ -59,8 +63,10 @@ _RESET = "INSERT INTO reset VALUES (?, 1) ON CONFLICT (operation) DO UPDATE SET 
 def load(connection: sqlite3.Connection) -> Content:
     """Everything that is learned from; the log itself stays where it is."""
     rows = connection.execute(f"SELECT {_CELL}, state FROM sketch").fetchall()
-    ledger = read_ledger(connection) if schema.user_version(connection) >= 2 else {}  # an older one, opened read-only
-    return Content(_cells(rows), ledger, connection.execute(_RECENT).fetchall()[::-1])
+    version = schema.user_version(connection)  # an older one is opened read-only
+    ledger = read_ledger(connection) if version >= 2 else {}
+    kept_out = (read_memory(connection), read_wrong(connection)) if version >= 3 else ({}, {})
+    return Content(_cells(rows), ledger, connection.execute(_RECENT).fetchall()[::-1], *kept_out)
 
 
 def add_outcomes(connection: sqlite3.Connection, outcomes: Sequence[Outcome]) -> None:
@@ -99,6 +105,53 @@ def read_ledger(connection: sqlite3.Connection) -> dict[str, float]:
     return dict(connection.execute("SELECT name, seconds FROM ledger").fetchall())
 
 
+def read_memory(connection: sqlite3.Connection) -> dict[Place, Mark]:
+    """Where memory ends; a large run that has begun and whose process is gone counts as one that failed."""
+    rows = connection.execute("SELECT * FROM memory_mark").fetchall()
+    found = {(row[0], row[1], row[2]): Mark(*row[3:]) for row in rows}
+    for _, begun in _attempts(connection):
+        if is_gone(begun.owner):
+            found = both(found, {begun.place: begun.as_mark()})
+    return found
+
+
+def read_wrong(connection: sqlite3.Connection) -> dict[Accused, Wrong]:
+    """Who is disqualified."""
+    rows = connection.execute("SELECT * FROM disqualified").fetchall()
+    return {(row[0], row[1], row[2]): Wrong(*row[3:]) for row in rows}
+
+
+def merge_marks(connection: sqlite3.Connection, marks: Marks, now: float) -> None:
+    """Put what `marks` holds and what the file holds together, on both sides; there are few rows of either."""
+    memory, wrong = read_memory(connection), read_wrong(connection)
+    whole, accused = both(memory, marks.memory), latest(wrong, marks.wrong)
+    rows: list[tuple[Any, ...]] = [(*place, *mark) for place, mark in whole.items()]
+    connection.executemany("INSERT OR REPLACE INTO memory_mark VALUES (?,?,?,?,?,?,?,?,?)", rows)
+    rows = [(*who, *what) for who, what in accused.items() if wrong.get(who) != what]
+    connection.executemany("INSERT OR REPLACE INTO disqualified VALUES (?,?,?,?,?,?,?)", rows)
+    for number, begun in _attempts(connection):
+        if begun.started < now - DAY_S or is_gone(begun.owner):
+            end_attempts(connection, [number])
+    marks.take(whole, accused)
+
+
+def begin_attempt(connection: sqlite3.Connection, begun: Begun) -> int:
+    """Note that a large run has begun; returns the number to end it by."""
+    row = (*begun.place, begun.bytes, begun.spare, begun.started, begun.owner)
+    cursor = connection.execute("INSERT INTO attempt VALUES (NULL,?,?,?,?,?,?,?)", row)
+    return int(cursor.lastrowid or 0)
+
+
+def end_attempts(connection: sqlite3.Connection, numbers: Iterable[int]) -> None:
+    """Note that runs have ended, whatever came of them."""
+    connection.executemany("DELETE FROM attempt WHERE id = ?", [(number,) for number in numbers])
+
+
+def _attempts(connection: sqlite3.Connection) -> list[tuple[int, Begun]]:
+    rows = connection.execute("SELECT * FROM attempt").fetchall()
+    return [(row[0], Begun((row[1], row[2], row[3]), *row[4:])) for row in rows]
+
+
 def trim(connection: sqlite3.Connection, log_rows: int) -> None:
     """Delete the oldest outcomes beyond `log_rows`."""
     connection.execute("DELETE FROM outcome WHERE id <= (SELECT max(id) FROM outcome) - ?", (log_rows,))
@@ -106,7 +159,7 @@ def trim(connection: sqlite3.Connection, log_rows: int) -> None:
 
 def reset(connection: sqlite3.Connection, operation: str | None) -> None:
     """Delete what is known of `operation`, or everything, and count that up for other processes to notice."""
-    for table in ("sketch", "outcome"):
+    for table in ("sketch", "outcome", "memory_mark", "disqualified", "attempt"):
         if operation is None:
             connection.execute(f"DELETE FROM {table}")
         else:

@@ -134,6 +134,6 @@ def _variant(sketch: Sketch, attempts: int) -> dict[str, Any]:
         "cold_s": sketch.cold_s,
         "failures": {str(kind): count for kind, count in sketch.failures.items()},
         "last_failure": sketch.last_failure[1] if sketch.last_failure else None,
-        "share": _attempts(sketch) / attempts,
+        "share": _attempts(sketch) / max(attempts, 1),
         "rules": dict(sketch.chosen),
     }

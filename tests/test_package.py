@@ -17,8 +17,8 @@ from pointsman.executors.table import BACKENDS
 PUBLIC = """
 BackendType BackendUnavailableError Capabilities Decision Executor Failure HistoryWarning IntelligentBackendSelector
 NoCandidateError Operation PointsmanError Portable UnsupportedError Variant WorkloadCharacteristics adaptive bind
-chain configure convert default_selector flush get_backend list_backends print_backend_info register_backend
-register_operation run select_backend select_optimal_backend step use
+calibrate chain configure convert default_selector export_lock flush get_backend list_backends print_backend_info
+register_backend register_operation run select_backend select_optimal_backend step use warmup
 """.split()  # noqa: SIM905 (quotes around each would bury the names)
 
 # Heavy libraries that a plain import must not load: every backend but numpy, and what only some commands need.

@@ -14,7 +14,7 @@ from pointsman.selector import settings
 from pointsman.selector import shared as selectors
 
 COMMANDS = [
-    ["backends"], ["explain"], ["run"], ["agreement"], ["summary"], ["history"], ["history", "path"],
+    ["backends"], ["explain"], ["run"], ["agreement"], ["calibrate"], ["summary"], ["history"], ["history", "path"],
     ["history", "reset"], ["demo"],
 ]  # fmt: skip
 

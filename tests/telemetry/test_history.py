@@ -270,7 +270,7 @@ def test_an_older_file_is_migrated_and_keeps_what_it_knew(path, outcome):
     history.flush()
     history.close()
     assert query(path, "PRAGMA user_version") == [(schema.VERSION,)]
-    assert query(path, "SELECT name FROM _sqlite_migrations ORDER BY id") == [("v1",), ("v2",)]
+    assert query(path, "SELECT name FROM _sqlite_migrations ORDER BY id") == [("v1",), ("v2",), ("v3",)]
     assert query(path, "SELECT rule FROM outcome ORDER BY id") == [("",), ("learned",)]
     assert counts(opened(path)) == {"numpy": 3}
 

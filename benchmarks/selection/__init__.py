@@ -1,0 +1,1 @@
+"""The benchmark of selecting: recorded cost matrices, streams of calls replayed against policies, measures."""

@@ -1,0 +1,209 @@
+"""The policy called `pointsman`: the package's own learner, asked and taught as the running package asks and teaches it.
+
+Sketches, curves, policy, ledger and tables are the package's. What is simulated here is only what surrounds them: the
+flusher's rounds on a virtual clock, and which signatures are compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pointsman.selector.base import Candidate, CostModel, Policy, Ranking
+from pointsman.selector.costs import Curves
+from pointsman.selector.learner import WARM_UP_S, Learner, Option
+from pointsman.selector.policy import ValueOfInformation
+from pointsman.selector.workload import shape_class
+from pointsman.telemetry.history import History
+from pointsman.telemetry.outcome import Failure, Outcome, Site
+
+if TYPE_CHECKING:
+    from .matrix import Matrix
+    from .streams import Call, Step
+
+FIRST_ROUND_S, SLOWEST_ROUND_S, GROWTH = 0.02, 0.5, 1.25
+"""How the flusher paces itself (telemetry.history)."""
+EXPLORE = 0.02
+EPOCH_S = 1.7e9  # unix time at which the virtual clock starts
+RETRY_S = 60.0
+"""Virtual seconds for which a variant that has failed is left alone, doubling; the live breakers begin at 1 s."""
+
+
+class Answer(NamedTuple):
+    """An entry of the table."""
+
+    ranking: Ranking
+    candidates: tuple[Candidate, ...]
+    sites: dict[str, Site]
+    default: str
+    tickets: list[str]
+
+
+class Ours:
+    """The learner of the package behind the interface of a replay.
+
+    Parameters
+    ----------
+    priors : shipped curves; an empty mapping starts from nothing.
+    policy : replaces the package's.
+    explore : share of the default's cost that trials may add.
+    """
+
+    def __init__(
+        self, name: str = "pointsman", priors: Mapping[str, Any] | None = None, policy: Policy | None = None,
+        explore: float = EXPLORE, costs: type[CostModel] = Curves,
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.now = 0.0
+        self.explore = explore
+        self.history = History(None, background=False, clock=lambda: EPOCH_S + self.now, monotonic=lambda: self.now)
+        model = costs(self.history.state, priors={} if priors is None else priors)  # type: ignore[call-arg]
+        self.learner = Learner(self.history, policy or ValueOfInformation(), model)
+        self.history.subscribe(self._learn)
+        self._tables: dict[str, dict[Any, Answer]] = {"quiet": {}, "busy": {}}
+        self._warm: set[tuple[object, ...]] = set()
+        self._imported: set[str] = set()
+        self._broken: dict[tuple[str, str, str], tuple[float, float]] = {}
+        self._round_s, self._next = FIRST_ROUND_S, FIRST_ROUND_S
+        self._busy = False
+        self._rule = ""
+        self._recovered: set[tuple[str, str]] = set()
+
+    def choose(self, call: Call) -> str:
+        """One executed call's variant: the chosen one, or a trial that the ledger affords."""
+        self.now, self._busy = call.now, call.busy
+        if self.now >= self._next:
+            self._round()
+        answer = self._answer(call)
+        self._rule = answer.ranking.rule
+        if answer.tickets:
+            trial = answer.tickets.pop()
+            loss = answer.ranking.trial_loss_s
+            if trial in call.variants and self.learner.take_trial(answer.sites[trial], loss, self.explore):
+                self._rule = "explore"
+                return trial
+        return next(name for name in answer.ranking.order if name in call.variants)
+
+    def observe(self, call: Call, variant: str, seconds: float, cold: bool) -> None:
+        """Record the outcome as the executors would: an import apart, what compiles as cold."""
+        self.now = call.now + seconds
+        when, backend = EPOCH_S + self.now, call.backends[variant]
+        site = _site(call, variant)
+        if backend.name not in self._imported:
+            self._imported.add(backend.name)
+            import_s = min(backend.import_s, 0.999 * seconds)
+            if import_s > 0.0:
+                seconds -= import_s
+                place = Site("import", backend.name, "", "", "")
+                self._record(Outcome(place, when, import_s, import_s=import_s, rule=self._rule))
+        key, exact = _warm_key(call, variant), (variant, _key(call))
+        compiled = cold and key not in self._warm
+        warmed_up = self._rule == "explore" and exact not in self._warm and seconds < WARM_UP_S
+        self._warm |= {key, exact}
+        cold_s = seconds if compiled or warmed_up else 0.0
+        self._record(Outcome(site, when, seconds, compile_s=cold_s, rule=self._rule))
+        self._broken.pop((call.operation, variant, call.dtype), None)
+
+    def failed(self, call: Call, variant: str) -> None:
+        """Record the failure and leave the variant alone for a while."""
+        key = (call.operation, variant, call.dtype)
+        wait = 2.0 * self._broken[key][1] if key in self._broken else RETRY_S
+        self._broken[key] = (call.now + wait, wait)
+        when = EPOCH_S + self.now
+        self._record(Outcome(_site(call, variant), when, 0.0, failure=Failure.DRIVER, message="raised", rule=self._rule))
+        for table in self._tables.values():
+            for kept in [k for k, a in table.items() if a.ranking.order[0] == variant or variant in a.tickets]:
+                table.pop(kept)
+
+    def prediction(self, call: Call, variant: str) -> tuple[float, float, float] | None:
+        """90 % interval and typical seconds of one warm call; None where nothing better than a guess is known."""
+        answer = self._tables[self.learner.context].get(_key(call))
+        found = next((c for c in answer.candidates if c.variant == variant), None) if answer else None
+        if found is None or found.prediction.source == "guess":
+            return None
+        return found.prediction.low, found.prediction.seconds, found.prediction.high
+
+    # ------------------------------------------------------------------------------------------ as the package does it
+
+    def _record(self, outcome: Outcome) -> None:
+        self.history.record(outcome)
+
+    def _round(self) -> None:
+        self._round_s = min(GROWTH * self._round_s, SLOWEST_ROUND_S)
+        self._next = self.now + self._round_s
+        if self._busy:
+            self.history.buffer = type(self.history.buffer)(o._replace(context="busy") for o in self.history.buffer)
+        self.history.flush()
+
+    def _learn(self, outcomes: list[Outcome], changed: set[tuple[str, str]]) -> None:
+        due = self.learner.learn(outcomes, changed, self._due)
+        if due:
+            for table in self._tables.values():
+                for key in [k for k in table if k[:2] in due]:
+                    table.pop(key)
+
+    def _due(self) -> set[tuple[str, str]]:
+        ended = {key for key, (until, _) in self._broken.items() if until <= self.now and key not in self._recovered}
+        self._recovered |= ended
+        return {(operation, dtype) for operation, _, dtype in ended}
+
+    def _answer(self, call: Call) -> Answer:
+        table = self._tables[self.learner.context]
+        key = _key(call)
+        found = table.get(key)
+        if found is None:
+            found = table[key] = self._decide(call)
+        return found
+
+    def _decide(self, call: Call) -> Answer:
+        sites = {name: _site(call, name) for name in call.variants}
+        options = [self._option(call, name, site) for name, site in sites.items() if not self._closed(call, name)]
+        if not options:
+            options = [self._option(call, name, site) for name, site in sites.items()]
+        candidates = self.learner.candidates(options)
+        first = options[0].site
+        default = call.default if any(o.variant == call.default for o in options) else options[0].variant
+        question = self.learner.question(first, candidates, default, explore=self.explore)
+        ranking = self.learner.policy.rank(question)
+        self.learner.adopt(sites, candidates, default, ranking.order[0])
+        order = (*ranking.order, *(name for name in call.variants if name not in ranking.order))
+        ranking = Ranking(order, ranking.rule, ranking.reason, ranking.trial, ranking.trial_loss_s)
+        return Answer(ranking, candidates, sites, default, [ranking.trial] if ranking.trial else [])
+
+    def _closed(self, call: Call, variant: str) -> bool:
+        held = self._broken.get((call.operation, variant, call.dtype))
+        return held is not None and held[0] > self.now
+
+    def _option(self, call: Call, variant: str, site: Site) -> Option:
+        backend = call.backends[variant]
+        return Option(
+            variant, backend.name, "cpu", site, 0.0 if backend.name in self._imported else backend.import_s,
+            0.0, _warm_key(call, variant) in self._warm, backend.compiles == "shape",
+        )  # fmt: skip
+
+
+def _key(call: Call) -> Any:
+    return (call.operation, call.dtype, call.shapes, call.parameters, len(call.variants))
+
+
+def _site(call: Call, variant: str) -> Site:
+    return Site(
+        call.operation, variant, call.dtype, shape_class(call.shapes), call.parameters,
+        max(call.works[variant], 1.0), call.size,
+    )  # fmt: skip
+
+
+def _warm_key(call: Call, variant: str) -> tuple[object, ...]:
+    how = call.backends[variant].compiles
+    shapes = call.shapes if how == "shape" else tuple(map(len, call.shapes)) if how == "dtype" else ()
+    return (call.operation, variant, call.dtype, shapes)
+
+
+def table() -> dict[str, Any]:
+    """Our policies by name."""
+
+    def plain(matrix: Matrix, steps: Sequence[Step]) -> Ours:  # noqa: ARG001
+        return Ours()
+
+    return {"pointsman": plain}
+
