@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pointsman.cli_inputs import WrongUseError
+from pointsman.cli_inputs import WrongUseError, parse_count
 from pointsman.executors.errors import PointsmanError
 
 Command = Callable[..., argparse.ArgumentParser]
@@ -28,6 +28,8 @@ def add_lock(commands: Any, command: Command) -> None:
         "pointsman lock export production.lock.json",
     )  # fmt: skip
     p.add_argument("file", metavar="FILE", nargs="?", type=Path, help="the file to write (default: the output)")
+    p.add_argument("--calls", type=parse_count, metavar="N",
+                   help="calls of each size in a run, to repay imports (default: so many that they do)")  # fmt: skip
     p = command(
         actions, "check", _check,
         "hold a lock file against this machine: what cannot run here, and what this machine has learned to be faster. "
@@ -62,7 +64,7 @@ def _export(arguments: argparse.Namespace) -> int:
         except LockError as error:
             raise WrongUseError(f"{str(path)!r} is there, and is no lock to be replaced ({error})") from error
     try:
-        lock = pointsman.export_lock(path)
+        lock = pointsman.export_lock(path, **({"calls": arguments.calls} if arguments.calls else {}))
     except OSError as error:
         raise WrongUseError(f"the lock cannot be written to {str(path)!r} ({error}); choose another file") from error
     if path is None:

@@ -81,7 +81,9 @@ class Question:
     seen : calls of this signature so far.
     usual : calls of this size class that earlier processes made, on average.
     at_stake_s : variant -> seconds already spent on what a trial here would teach about: this size, its neighbours,
-        larger ones. The natural guess for what is still to come. A variant that is missing must not be tried here yet.
+        larger ones. The natural guess for what is still to come.
+    untested : variants that have never run at a smaller size at which they would cost far less.
+    spent_s : seconds spent at this very size.
     import_earned : backends whose import the calls so far would already have repaid.
     incumbent : what ran last time, if anything.
     explore : whether a trial may be proposed at all.
@@ -94,6 +96,8 @@ class Question:
     seen: float = 0.0
     usual: float = 0.0
     at_stake_s: Mapping[str, float] = field(default_factory=dict)
+    untested: frozenset[str] = frozenset()
+    spent_s: float = 0.0
     import_earned: frozenset[str] = frozenset()
     incumbent: str | None = None
     explore: bool = False
@@ -109,15 +113,24 @@ class Ranking:
     order : variants, best first; the rest is the fallback chain.
     rule : "learned", "prior", "guard" or "default".
     reason : one sentence.
-    trial : a variant worth one call to find out about, or None.
-    trial_loss_s : the 95 % upper bound of what that call costs beyond the chosen one, seconds.
+    trials : variants worth a call each to find out about, the most worthwhile first, each with the 95 % upper bound of
+        what that call costs beyond the chosen one, seconds.
     """
 
     order: tuple[str, ...]
     rule: str
     reason: str
-    trial: str | None = None
-    trial_loss_s: float = field(default=0.0)
+    trials: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def trial(self) -> str | None:
+        """The variant most worth a call, or None."""
+        return self.trials[0][0] if self.trials else None
+
+    @property
+    def trial_loss_s(self) -> float:
+        """What a call of `trial` costs at most beyond the chosen one."""
+        return self.trials[0][1] if self.trials else 0.0
 
 
 class CostModel(ABC):

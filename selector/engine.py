@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from ..executors import registry
@@ -32,7 +32,7 @@ MOST_STRIDE = 256
 
 @dataclass(slots=True)
 class Choice:
-    """A decision with what executing it needs. `tickets` holds trials; each is popped by exactly one call."""
+    """A decision with what executing it needs. `tickets` holds trials, best last; each is popped by exactly one call."""
 
     request: Request
     decision: Decision
@@ -40,7 +40,7 @@ class Choice:
     sites: dict[str, Site]
     default_s: float
     tickets: list[str] = field(default_factory=list)
-    trial_loss_s: float = 0.0  # what a trial may lose at most
+    losses: dict[str, float] = field(default_factory=dict)  # what each trial may lose at most, seconds
     stride: int = 1
     sampling: Sampling | None = None  # which calls are verified; None: none of them
 
@@ -109,14 +109,20 @@ class Engine:
                 fit.append(variant)
             else:
                 excluded.append((variant.name, why))
-        if not fit:  # a mark of memory passes over what did not fit while there is something else to run
-            fit = [v for v in variants if any(name == v.name and isinstance(why, Held) for name, why in excluded)]
+        held = {} if fit else {name: why for name, why in excluded if isinstance(why, Held)}
+        if held:  # a mark of memory passes over what did not fit while there is something else to run
+            fit = [v for v in variants if v.name in held]
+            excluded = [(name, why) for name, why in excluded if name not in held]
         fit = asks.pinned(request, fit, excluded, settings, preferred, insists)
         if not fit:
             raise nothing_left(request.describe(), excluded, insists, who)
         protected = operation is not None and operation.protected
         with self.learner.lock:
-            return self._choose(request, fit, excluded, settings, preferred, who, protected, context)
+            choice = self._choose(request, fit, excluded, settings, preferred, who, protected, context)
+        if held:
+            notes = tuple(f"{name} {why}; nothing else is left, so it is tried" for name, why in held.items())
+            choice.decision = replace(choice.decision, notes=(*choice.decision.notes, *notes))
+        return choice
 
     def _choose(
         self, request: Request, fit: list[Variant], excluded: list[tuple[str, str]], settings: Settings,
@@ -151,7 +157,7 @@ class Engine:
         return Choice(
             request, decision, {v.name: v for v in fit}, sites,
             default_s=by_name[default].prediction.seconds,
-            tickets=[ranking.trial] if ranking.trial else [], trial_loss_s=ranking.trial_loss_s,
+            tickets=[name for name, _ in reversed(ranking.trials)], losses=dict(ranking.trials),
             stride=max(1, min(MOST_STRIDE, int(SAMPLE_S / max(expected, 1e-7)))),
             sampling=self._sampling(request, settings),
         )  # fmt: skip
@@ -177,7 +183,7 @@ class Engine:
             trial = choice.tickets.pop()  # whichever thread comes first
         except IndexError:
             return None
-        taken = self.learner.take_trial(choice.sites[trial], choice.trial_loss_s, self.settings().explore)
+        taken = self.learner.take_trial(choice.sites[trial], choice.losses.get(trial, 0.0), self.settings().explore)
         return trial if taken else None
 
     # ------------------------------------------------------------------------------------------ what is still cold

@@ -127,6 +127,8 @@ class Learner:
         return Question(
             candidates, default, self.calls_expected(site, told), self.traffic.calls_of(site), usual,
             at_stake_s=self.traffic.at_stake(key, candidates),
+            untested=self.traffic.untested(key, candidates),
+            spent_s=seen.spent_s,
             import_earned=self.traffic.imports_earned(candidates),
             incumbent=seen.incumbent,
             explore=explore > 0.0 and not self.frozen,

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ from ..executors.errors import NoCandidateError, PointsmanError
 FORMAT, VERSION = "pointsman lock", 1
 """What a lock file says of itself; files of a higher version are refused."""
 
+MOST_KEPT = 4096  # classes that one process asks for: a stream of ever-new shapes must not grow memory
 _KEYS = ("operation", "dtype", "shape_class", "detail", "variant")
 _TOLD = ("expected_s", "evidence", "rule")
 _OPERAND = r"(?:(?:e|\d+)(?:x(?:e|\d+))*)?"
 _CLASS = re.compile(rf"{_OPERAND}(?:\|{_OPERAND})*")
 _EMPTY = -1.0  # an axis of no elements lies below one of a single element
-_FAR = math.inf
 
 
 class LockError(PointsmanError, ValueError):
@@ -75,16 +75,30 @@ class Lock:
             families.setdefault((pin.operation, pin.dtype, pin.detail), {})[pin.shape_class] = pin
         return families
 
+    @cached_property
+    def _nearest(self) -> dict[tuple[str, str, str, str], Pin]:
+        return {}
+
     def find(self, operation: str, dtype: str, shape_class: str, detail: str) -> Pin | None:
         """The pin of this class, else the nearest by size of the same operation, dtype and detail; None: there is none.
 
-        Near is what has about as many elements in all operands together; among equals, what has the more similar axes,
-        then the smaller. Nothing but the lock and the shapes counts, so that every machine finds the same.
+        Near is what has axes of about the same length, on a logarithmic scale; where none has as many axes, what has
+        about as many elements in all operands together. Among equals the smaller is taken. Nothing but the lock and the
+        shapes counts, so that every machine finds the same.
         """
         classes = self._by_family.get((operation, dtype, detail))
         if not classes:
             return None
-        return classes.get(shape_class) or classes[min(classes, key=lambda known: _distance(shape_class, known))]
+        found = classes.get(shape_class)
+        if found is None:
+            key = (operation, dtype, detail, shape_class)
+            found = self._nearest.get(key)
+            if found is None:
+                found = classes[min(classes, key=lambda known: _distance(shape_class, known))]
+                if len(self._nearest) >= MOST_KEPT:
+                    self._nearest.clear()
+                self._nearest[key] = found
+        return found
 
     def text(self) -> str:
         """The file: JSON with one choice a line, always in the same order, so that two of them compare well."""
@@ -173,16 +187,17 @@ def _named(pin: Pin) -> tuple[str, str, str, str]:
     return pin.operation, pin.dtype, pin.shape_class, pin.detail
 
 
-def _distance(asked: str, known: str) -> tuple[float, float, float, str]:
+def _distance(asked: str, known: str) -> tuple[bool, float, float, str]:
     """How far `known` is from the class asked for; less is nearer, and no two classes are equally far."""
     ours, theirs = _axes(asked), _axes(known)
-    alike = [len(operand) for operand in ours] == [len(operand) for operand in theirs]
+    unlike = [len(operand) for operand in ours] != [len(operand) for operand in theirs]
     flat, known_flat = ([axis for operand in axes for axis in operand] for axes in (ours, theirs))
-    apart = sum(abs(a - b) for a, b in zip(flat, known_flat, strict=False))
     size, total = sum(flat), sum(known_flat)
-    return abs(total - size), apart if alike else _FAR, total, known
+    apart = abs(total - size) if unlike else sum(abs(a - b) for a, b in zip(flat, known_flat, strict=True))
+    return unlike, apart, total, known
 
 
+@lru_cache(maxsize=MOST_KEPT)
 def _axes(shape_class: str) -> list[list[float]]:
     return [
         [_EMPTY if axis == "e" else float(axis) for axis in operand.split("x") if axis]

@@ -17,7 +17,7 @@ from ..executors.mapping import MapExecutor, Method, map_methods
 from ..telemetry.outcome import Site
 from ..telemetry.show import seconds
 from ..telemetry.state import State
-from . import costs, operations
+from . import operations, shipped
 from .operations import Operation
 from .request import Request
 from .signature import detail_of, shape_class
@@ -110,7 +110,7 @@ def request(
     methods, variants = {}, []
     for variant, executor, method in map_methods():
         methods[variant] = method
-        costs.declare(FAMILY, variant, max(method.floor_s, 1e-7), 1e9)
+        shipped.declare(FAMILY, variant, max(method.floor_s, 1e-7), 1e9)
         why = against.get(variant)
         variants.append(Variant(variant, executor.name, _not_by_arrays, supports=lambda *_, why=why: why))
     if operations.find(name) is None:  # so that a summary knows its default

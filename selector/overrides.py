@@ -133,7 +133,7 @@ class Overrides:
         pin = lock.find(request.operation, request.dtype, request.shape_class, request.detail)
         if pin is None:
             family = " ".join(filter(None, (request.operation, request.dtype, request.detail)))
-            return self._default(request, settings), f"{path} holds no {family}: the default"
+            return self.default_of(request, settings), f"{path} holds no {family}: the default"
         if pin.shape_class == request.shape_class:
             return pin.variant, f"{path} says so"
         return pin.variant, f"{path} says so for {pin.shape_class}, the size nearest to {request.shape_class}"
@@ -145,7 +145,7 @@ class Overrides:
             self._read = (path, generation, Lock.read(path))
         return self._read[2]
 
-    def _default(self, request: Request, settings: Settings) -> str:
+    def default_of(self, request: Request, settings: Settings) -> str:
         """The default where neither costs nor what is installed here count: the first that computes it there."""
         variants = variants_of(request.known_operation(), self._machine.devices(settings))
 

@@ -25,7 +25,7 @@ from ..telemetry.show import about, seconds
 from ..telemetry.sketch import Sketch
 from .constraints import variants_of, why_not
 from .engine import Choice, Engine
-from .learner import PROCESSES, Option
+from .learner import Option
 from .lock import Lock, Pin
 from .maps import FAMILY
 from .operations import Operation, find
@@ -38,7 +38,11 @@ from .traffic import ClassKey
 
 _PLACE = re.compile(r"[A-Za-z_][\w.-]*(@\w+(:\d+)?)?")
 LASTING = 1_000_000
-"""Calls expected of what has been measured on purpose and never called: imports and compiling then hardly count."""
+"""Calls of a run that lasts: imports and compiling hardly count."""
+NEVER_S = 1e12
+"""Stands for the cold cost of a variant that was never measured: a shipped guess is no reason to pin anything to it."""
+SIZES = 4
+"""So many sizes of one class among its 16 latest calls show a stream of new ones."""
 _VECTORS = ("avx512f", "avx2", "avx", "sse4_2", "sve", "asimd")  # the widest first; as /proc/cpuinfo names them
 
 
@@ -48,6 +52,8 @@ class _Seen(Request):
 
     own: Operation | None = None
     works: Mapping[str, float] = field(default_factory=dict)  # variant -> mean declared work of its calls
+    trusted: frozenset[str] = frozenset()  # variants that were measured here, and the default
+    repeats: float = math.inf  # calls of one and the same size, as far as the latest ones tell
 
     def known_operation(self) -> Operation | None:
         return self.own
@@ -60,12 +66,24 @@ class _Seen(Request):
 
 
 class _Steady(Engine):
-    """Chooses as a fresh process would, whatever has been imported in this one."""
+    """Chooses as a fresh process would, whatever has been imported in this one, and only what was measured."""
+
+    def default_of(self, request: Request) -> str:
+        """What runs where nothing is known."""
+        return self._overrides.default_of(request, self.settings())
 
     def _option(self, request: Request, variant: Variant, site: Site) -> Option:
         option = Engine._option(self, request, variant, site)
+        if isinstance(request, _Seen) and variant.name not in request.trusted:
+            return replace(option, import_s=NEVER_S)
         cold = registry.row(variant.backend).library and variant.backend != "numpy"
-        return replace(option, import_s=registry.row(variant.backend).import_s if cold else 0.0)
+        option = replace(option, import_s=registry.row(variant.backend).import_s if cold else 0.0)
+        if option.per_shape and isinstance(request, _Seen) and request.repeats < (request.expected_calls or 1):
+            # Ever-new sizes compile ever again: so much a call, whatever the number of calls.
+            compile_s = self.learner.costs.compile_s(site, variant.backend)
+            again_s = compile_s * (request.expected_calls or 1) / request.repeats
+            option = replace(option, start_s=option.start_s + again_s)
+        return option
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +128,20 @@ class Compared:
 
 
 def export_lock(
-    path: str | os.PathLike[str] | None = None, *, selector: IntelligentBackendSelector | None = None
-) -> Lock:
+    path: str | os.PathLike[str] | None = None, *, calls: int = LASTING,
+    selector: IntelligentBackendSelector | None = None,
+) -> Lock:  # fmt: skip
     """Make a lock of what is known now, and write it to `path` (None: nowhere).
 
-    For each operation, dtype, size class and detail that the history has seen, it holds what a fresh process on a
-    quiet machine would choose for as many calls as a process has made of it on average; for very many, where it has
-    been calibrated and never called. Operations of `pm.map` and conversions are left out: where a map runs changes no
-    value.
+    For each operation, dtype, size class and detail that the history has seen, it holds what would be chosen on a quiet
+    machine in a run that lasts, of what was measured here and the default. Operations of `pm.map` and conversions are
+    left out: where a map runs changes no value.
 
     Parameters
     ----------
     path : written as JSON, replacing what stands there.
+    calls : of each size, in a run under this lock: so many must repay an import and a compilation. The default is so
+        many that these do not count.
     selector : whose history it is; default: the shared one.
 
     Raises
@@ -136,7 +156,7 @@ def export_lock(
     selector = selector or default_selector()
     selector.flush()
     pins = []
-    for key, (_, choice) in _choices(selector).items():
+    for key, (_, choice) in _choices(selector, calls).items():
         if choice is not None:
             decision = choice.decision
             chosen = decision.candidates[0].prediction
@@ -219,16 +239,15 @@ def _steady(selector: IntelligentBackendSelector) -> _Steady:
     return _Steady(made.history, own, made.learner.policy, made.learner.costs, lambda: settings)
 
 
-def _choices(selector: IntelligentBackendSelector) -> dict[ClassKey, tuple[_Seen, Choice | None]]:
-    """Each class that the history has seen, in order, with what a fresh process would choose; None: nothing can run."""
+def _choices(selector: IntelligentBackendSelector, calls: int = LASTING) -> dict[ClassKey, tuple[_Seen, Choice | None]]:
+    """Each class that the history has seen, in order, with what would be chosen for so many calls; None: nothing."""
     engine = _steady(selector)
     with selector._engine.learner.lock:  # whose curves are asked
-        requests = _classes(engine.history)
-        for request in requests.values():  # together they repay an import, as in a process that runs them all
-            choice = _choose(engine, request)
-            if choice is not None:
-                engine.adopt(choice)
-        return {key: (request, _choose(engine, request)) for key, request in requests.items()}
+        choices: dict[ClassKey, tuple[_Seen, Choice | None]] = {}
+        for key, request in _classes(engine.history, calls).items():
+            request = replace(request, trusted=request.trusted | {engine.default_of(request)})
+            choices[key] = request, _choose(engine, request)
+        return choices
 
 
 def _choose(engine: Engine, request: Request) -> Choice | None:
@@ -238,7 +257,7 @@ def _choose(engine: Engine, request: Request) -> Choice | None:
         return None
 
 
-def _classes(history: History) -> dict[ClassKey, _Seen]:
+def _classes(history: History, calls: int) -> dict[ClassKey, _Seen]:
     """The classes that the history has seen, in order, each as a request."""
     classes: dict[ClassKey, list[tuple[str, Sketch]]] = {}
     for (cell, _), sketch in history.state.cells.items():
@@ -246,15 +265,22 @@ def _classes(history: History) -> dict[ClassKey, _Seen]:
         if cell.dtype and family != FAMILY and not cell.operation.startswith("convert "):
             key = (cell.operation, cell.dtype, cell.shape_class, cell.detail)
             classes.setdefault(key, []).append((cell.variant, sketch))
-    processes = max(history.ledger.get(PROCESSES, 0.0), 1.0)
     requests = {}
     for key in sorted(classes):
         sketches = classes[key]
         works = {name: math.exp2(sketch.log2_work) for name, sketch in sketches if sketch.count}
-        made = sum(sketch.calls for _, sketch in sketches)
-        calls = max(1, round(made / processes)) if made else LASTING
-        requests[key] = _request(key, works, calls, [name for name, _ in sketches])
+        request = _request(key, works, calls, [name for name, _ in sketches])
+        measured = {cell.variant for (cell, _), sketch in history.state.of(*key[:2]).items() if sketch.count}
+        repeats = min(_repeats(sketch) for _, sketch in sketches)
+        requests[key] = replace(request, trusted=frozenset(measured), repeats=repeats)
     return requests
+
+
+def _repeats(sketch: Sketch) -> float:
+    """Calls of one and the same size among the latest; infinite where there are too few to tell."""
+    works = [work for _, _, work in sketch.recent]
+    sizes = len(set(works))
+    return len(works) / sizes if sizes >= SIZES else math.inf
 
 
 def _request(key: ClassKey, works: Mapping[str, float], calls: int, ran: list[str]) -> _Seen:
@@ -321,12 +347,14 @@ def _elsewhere() -> Any:
 
 def _compared(engine: Engine, pin: Pin, request: _Seen | None, choice: Choice | None) -> Compared:
     if request is None:
-        request = _request((pin.operation, pin.dtype, pin.shape_class, pin.detail), {}, 1, [pin.variant])
+        request = _request((pin.operation, pin.dtype, pin.shape_class, pin.detail), {}, LASTING, [pin.variant])
     elif find(pin.operation) is None:
         ran = [v.name for v in request.own.variants] if request.own else []
         request = replace(request, own=_stand_in(pin.operation, [*ran, pin.variant]))
     why = _why_not(engine, request, pin.variant)
     locked = choice.decision.candidate(pin.variant) if choice else None
+    if locked is not None and locked.prediction.source == "guess":
+        locked = None  # nothing is known here that could be told
     if why or choice is None or locked is None or choice.decision.variant == pin.variant:
         return Compared(pin, why)
     chosen = choice.decision.candidates[0]

@@ -12,6 +12,8 @@ GUARD = 0.05
 """A learned choice must beat the default by this much, or the default runs."""
 HORIZON = 3.0
 """Calls to come, as a multiple of those seen. As many again is the ski-rental bound; three was better in replay."""
+MOST_TRIALS = 4
+"""Proposed at once; each has its own call, and the credit is asked again before it."""
 
 
 class ValueOfInformation(Policy):
@@ -32,8 +34,7 @@ class ValueOfInformation(Policy):
         chosen, rule, reason = _choose(question, scores, best, default)
         rest = [c for c in order if c is not chosen]
         ranked = (chosen.variant, *(c.variant for c in rest))
-        trial, loss = _trial(question, chosen, rest)
-        return Ranking(ranked, rule, reason, trial, loss)
+        return Ranking(ranked, rule, reason, _trials(question, chosen, rest))
 
 
 def _score(candidate: Candidate, question: Question) -> float:
@@ -77,12 +78,12 @@ def _choose(
     return best, rule, f"expected {gain:.2f}x faster than the default {default.variant}{cold}"
 
 
-def _trial(question: Question, chosen: Candidate, rest: list[Candidate]) -> tuple[str | None, float]:
-    """The candidate most worth one call, with the upper bound of its loss; (None, 0.0) where none is."""
+def _trials(question: Question, chosen: Candidate, rest: list[Candidate]) -> tuple[tuple[str, float], ...]:
+    """Candidates worth one call each, the most worthwhile first, with the upper bounds of their losses."""
     if not question.explore:
-        return None, 0.0
+        return ()
     now = chosen.prediction.mean_s
-    best: tuple[float, str | None, float] = (0.0, None, 0.0)
+    found = []
     for candidate in rest:
         belief = candidate.prediction
         stake = question.at_stake_s.get(candidate.variant, 0.0)
@@ -94,11 +95,14 @@ def _trial(question: Question, chosen: Candidate, rest: list[Candidate]) -> tupl
         loss = max(0.0, belief.mean_s - now) + gain + candidate.compile_s
         if candidate.per_shape and candidate.compile_s and gain * question.seen * HORIZON <= loss:
             continue  # what is compiled for one shape must be repaid by that shape: a stream of new ones never does
-        cost = loss + import_s
+        net = worth - loss - import_s
         bound = max(0.0, belief.high - now) + candidate.cold_s
-        if worth > cost and bound <= question.credit_s and worth - cost > best[0]:
-            best = (worth - cost, candidate.variant, bound)
-    return best[1], best[2]
+        if candidate.variant in question.untested and question.spent_s < bound:
+            continue  # a smaller size tells first, unless waiting for it has cost as much as trying here may
+        if net > 0.0 and bound <= question.credit_s:
+            found.append((net, candidate.variant, bound))
+    found.sort(key=lambda trial: -trial[0])
+    return tuple((variant, bound) for _, variant, bound in found[:MOST_TRIALS])
 
 
 def _expected_gain(now: float, mu: float, sigma: float) -> float:

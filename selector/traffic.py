@@ -14,8 +14,7 @@ REFIT_GROWTH = 0.1
 MOST_SIGNATURES = 20_000
 SURPRISE, SURPRISES = 1.3, 6
 """So many calls in a row that differ by this factor from what was expected are a change of level: fit anew."""
-FIRST = True
-NEAR, AHEAD = 2.0, 8.0
+NEAR, AHEAD = 2.0, 16.0
 """Octaves of work over which what was spent at another size counts half: at neighbours, and at sizes yet untried."""
 TELLING_S = 1e-4
 """A smaller size that takes at least this long tells something about rates, and so has to be tried first."""
@@ -41,6 +40,11 @@ class SizeClass:
     surprises: int = 0  # calls in a row that took quite another time than expected
     patience: int = SURPRISES
     wishes: dict[str, float] = field(default_factory=dict)  # backend not imported yet -> seconds it would save a call
+
+    @property
+    def ahead_s(self) -> float:
+        """Seconds that as many calls again would take by what is chosen now: what used to be slow is past."""
+        return min(self.spent_s, self.calls * self.chosen_s) if self.chosen_s else self.spent_s
 
 
 class Traffic:
@@ -118,25 +122,33 @@ class Traffic:
         return self._signatures.get((class_key(site), site.size), 0.0)
 
     def at_stake(self, key: ClassKey, candidates: Sequence[Candidate]) -> dict[str, float]:
-        """Seconds spent so far on what a trial here would teach about; small sizes come first.
-
-        A variant that has never run at a smaller telling size is left out: nobody has to run a quadratic algorithm
-        on large data to find out that it is one.
-        """
+        """Seconds that as many calls again would take, of what a trial here would teach about: here, nearby, and at sizes
+        yet untried."""
         here = self._classes.get(key)
         if here is None or not here.spent_s:
             return {}
         out = {}
-        near = self._of_group[key[:2]]
         for candidate in candidates:
             top = self._tried.get((key[0], key[1], candidate.variant), -math.inf)
-            if FIRST and any(top < c.x - 0.5 < here.x - 1.0 and _comes_first(c, candidate) for c in near):
-                continue
             new = here.x > top + 0.5
             out[candidate.variant] = sum(
-                c.spent_s * math.exp2(-abs(c.x - here.x) / (AHEAD if new and c.x > here.x else NEAR)) for c in near
+                c.ahead_s * math.exp2(-abs(c.x - here.x) / (AHEAD if new and c.x > here.x else NEAR))
+                for c in self._of_group[key[:2]]
             )
         return out
+
+    def untested(self, key: ClassKey, candidates: Sequence[Candidate]) -> frozenset[str]:
+        """Variants that have never run at a smaller telling size: nobody has to run a quadratic algorithm on large data
+        to find out that it is one."""
+        here = self._classes.get(key)
+        if here is None:
+            return frozenset()
+        near, out = self._of_group[key[:2]], set()
+        for candidate in candidates:
+            top = self._tried.get((key[0], key[1], candidate.variant), -math.inf)
+            if any(top < c.x - 0.5 < here.x - 1.0 and _comes_first(c, candidate) for c in near):
+                out.add(candidate.variant)
+        return frozenset(out)
 
     def imports_earned(self, candidates: Sequence[Candidate]) -> frozenset[str]:
         """Backends whose import is repaid by the calls so far, or by those that earlier processes usually made."""

@@ -78,7 +78,7 @@ class Ours:
         self._rule = answer.ranking.rule
         if answer.tickets:
             trial = answer.tickets.pop()
-            loss = answer.ranking.trial_loss_s
+            loss = dict(answer.ranking.trials)[trial]
             if trial in call.variants and self.learner.take_trial(answer.sites[trial], loss, self.explore):
                 self._rule = "explore"
                 return trial
@@ -167,8 +167,8 @@ class Ours:
         ranking = self.learner.policy.rank(question)
         self.learner.adopt(sites, candidates, default, ranking.order[0])
         order = (*ranking.order, *(name for name in call.variants if name not in ranking.order))
-        ranking = Ranking(order, ranking.rule, ranking.reason, ranking.trial, ranking.trial_loss_s)
-        return Answer(ranking, candidates, sites, default, [ranking.trial] if ranking.trial else [])
+        ranking = Ranking(order, ranking.rule, ranking.reason, ranking.trials)
+        return Answer(ranking, candidates, sites, default, [name for name, _ in reversed(ranking.trials)])
 
     def _closed(self, call: Call, variant: str) -> bool:
         held = self._broken.get((call.operation, variant, call.dtype))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import threading
 
 import pytest
+from pointsman.executors import breaker
 from pointsman.executors.breaker import Breakers
 from pointsman.telemetry.outcome import Failure
 
 KEY = ("fft", "torch", "float32", "20")
 OTHER = ("fft", "torch", "float64", "20")
 PLACE = ("fft", "torch", "cuda:0")
-MIB = 2**20
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def breakers(clock):
 def test_nothing_is_kept_out_before_it_failed(breakers):
     assert breakers.why_closed_out(KEY) is None
     breakers.succeeded(KEY)
-    assert breakers.fits(PLACE, 10**18) is None
+    assert breakers.marks.why_not(PLACE, 10**18) is None
 
 
 def test_a_failure_keeps_out_for_a_second_then_twice_as_long_each_time(breakers, clock):
@@ -84,30 +85,27 @@ def test_unsupported_stays_out_and_the_callers_error_never_counts(breakers, cloc
     assert breakers.why_closed_out(OTHER) is None
 
 
-def test_what_did_not_fit_keeps_larger_requests_out_too(breakers, clock):
-    breakers.fitted(PLACE, 10 * MIB)
-    breakers.too_much(PLACE, 40 * MIB, "CUDA out of memory")
-    assert breakers.fits(PLACE, 39 * MIB) is None
-    assert breakers.fits(PLACE, 80 * MIB) == (
-        "needs 80.0 MiB, and 40.0 MiB failed once (out of memory: CUDA out of memory), tried again in 1.0 s; "
-        "10.0 MiB fitted"
-    )
-    breakers.too_much(PLACE, 20 * MIB)
-    assert breakers.fits(PLACE, 20 * MIB) is not None
-    assert breakers.fits(("fft", "torch", "cuda:1"), 80 * MIB) is None
-    clock.advance(1)
-    assert breakers.fits(PLACE, 80 * MIB) is None  # memory comes and goes: tried again
-    breakers.too_much(PLACE, 80 * MIB)
-    clock.advance(1)
-    assert breakers.fits(PLACE, 20 * MIB) is not None  # twice as long now, for the smallest that failed
-    breakers.fitted(PLACE, 20 * MIB)
-    assert breakers.fits(PLACE, 20 * MIB) is None
+def test_a_wrong_result_keeps_out_at_every_size_for_as_long_as_the_version_stays(breakers, monkeypatch):
+    monkeypatch.setattr(breaker, "version_of", lambda backend: f"{backend} 1.0")
+    breakers.disqualify(KEY, "torch", "off by 3")
+    for size in ("20", "40"):
+        assert breakers.why_closed_out((*KEY[:3], size)) == (
+            "disqualified, wrong result (off by 3) with torch 1.0; another version, or `pointsman history reset "
+            "--operation fft`, lets it run again"
+        )
+    assert breakers.why_closed_out(OTHER) is None
+    breakers.succeeded(KEY)
+    assert breakers.why_closed_out(KEY) is not None
+    monkeypatch.setattr(breaker, "version_of", lambda backend: f"{backend} 1.1")
+    assert breakers.why_closed_out(KEY) is None
+    breakers.clear()
+    monkeypatch.undo()
+    assert breakers.why_closed_out(KEY) is None
 
 
-def test_a_size_that_fitted_once_and_fails_now_counts_as_failing(breakers):
-    breakers.fitted(PLACE, 50 * MIB)
-    breakers.too_much(PLACE, 40 * MIB)
-    assert "nothing is known to fit" in breakers.fits(PLACE, 45 * MIB)
+def test_the_version_is_the_librarys_and_ours():
+    assert re.fullmatch(r"numpy \d+\.\S+ and pointsman \d\S*", breaker.version_of("numpy"))
+    assert breaker.version_of("nonsense").startswith("nonsense ? and pointsman")
 
 
 def test_groups_whose_wait_has_ended_are_told_once(breakers, clock):

@@ -11,6 +11,7 @@ from pointsman.executors.errors import WrongResultError
 from pointsman.selector import verify
 from pointsman.selector.adaptive import adaptive
 from pointsman.selector.dispatch import Dispatcher
+from pointsman.selector.settings import Settings
 from pointsman.selector.tables import CLASS_SIZE
 from pointsman.telemetry.history import History
 from pointsman.telemetry.outcome import Failure, Outcome
@@ -26,6 +27,7 @@ def toy(make, operation):
         functions = {name: given.pop(name) for name in list(given) if callable(given[name])}
         more = {} if history is None else {"history": history}
         selector = make(explore=0, **more, **given)
+        selector._engine.random.seed(1)
         made = Dispatcher(operation("toy", **functions), selector._engine, rerun=rerun)
         selector.adopt(made)
         for name, taken in {"plain": 1e-3, "other": 1e-4}.items() if taught else ():
@@ -59,7 +61,7 @@ def out_of_order(x):
 
 def test_a_fast_and_wrong_variant_is_caught_replaced_and_disqualified(toy, caplog):
     other = Counted(out_of_order)
-    made, selector = toy(plain=plain, other=other, verify=1)
+    made, _ = toy(plain=plain, other=other, verify=1)
     assert made.explain(X).variant == "other"
     with caplog.at_level(logging.WARNING, "pointsman"):
         np.testing.assert_array_equal(made(X), plain(X))  # the caught call gives the right result
@@ -125,10 +127,12 @@ def test_ever_new_shapes_are_verified_too(toy):
     assert CLASS_SIZE > 1100
 
 
-def test_the_default_itself_is_not_verified(toy):
+def test_the_default_itself_is_not_verified(toy, monkeypatch):
     one = Counted(plain)
     made, _ = toy(plain=one, other=plain, verify=1, taught=False)
-    for _ in range(10):
+    made(X)
+    monkeypatch.setattr(made, "_slow", None)  # nor do its calls leave the hot path
+    for _ in range(9):
         made(X)
     assert one.runs == 10
 
@@ -155,6 +159,18 @@ def test_what_is_right_enough(toy):
     made(x)
     assert made.explain(X).variant == "other"
     assert not selector.history.marks.wrong
+
+
+def test_what_it_was_compared_with_comes_next_and_no_other_variant(toy):
+    third = Counted(out_of_order)
+    made, selector = toy(plain=plain, other=out_of_order, third=third, verify=1)
+    site = made.request((X,), {}).site(made.operation.variant("third"))
+    for _ in range(8):
+        selector.history.record(Outcome(site, selector.history.now(), 2e-4))
+    selector.flush()
+    assert made.explain(X).chain == ("other", "third", "plain")
+    np.testing.assert_array_equal(made(X), plain(X))
+    assert third.runs == 0
 
 
 def test_a_changed_argument_is_wrong_and_is_put_back(toy):
@@ -203,11 +219,11 @@ def test_a_function_meant_to_work_in_place_accuses_nobody(toy):
 def test_what_is_never_verified(toy):
     """Impure functions, outputs given as arguments, sources of randomness, and what is too large to compare."""
     one = Counted(lambda *args, **kwargs: np.sqrt(args[0]))
-    made, selector = toy(plain=one, other=lambda *args, **kwargs: np.sqrt(args[0]), verify=1, rerun=False)
+    made, _ = toy(plain=one, other=lambda *args, **kwargs: np.sqrt(args[0]), verify=1, rerun=False)
     made(X)
     assert one.runs == 0
-    made, selector = toy(plain=one, other=lambda *args, **kwargs: np.sqrt(args[0]), verify=1)
-    with_out = dict(out=np.empty(1000))
+    made, _ = toy(plain=one, other=lambda *args, **kwargs: np.sqrt(args[0]), verify=1)
+    with_out = {"out": np.empty(1000)}
     for args, kwargs in (((X,), with_out), ((X, np.random.default_rng(1)), {}), ((X, object()), {})):
         assert verify.copies(args, kwargs) is None
         made(*args, **kwargs)
@@ -288,6 +304,16 @@ def test_a_trial_is_always_verified(toy, make, operation):
     assert made.explain(X).trial == "other"
     np.testing.assert_array_equal(made(X), plain(X))
     assert "disqualified" in dict(made.explain(X).excluded)["other"]
+
+
+def test_the_settings_are_read_as_strictly_as_all_others():
+    found = Settings.from_environment({"POINTSMAN_VERIFY": "0.01", "POINTSMAN_FAIL_FAST": "yes"})
+    assert (found.verify, found.fail_fast) == (0.01, True)
+    assert (Settings().verify, Settings().fail_fast) == (0.0, False)
+    with pytest.raises(ValueError, match=r"POINTSMAN_VERIFY: found '1\.5'; allowed is a share from 0 to 1"):
+        Settings.from_environment({"POINTSMAN_VERIFY": "1.5"})
+    with pytest.raises(ValueError, match="POINTSMAN_FAIL_FAST: found 'perhaps'"):
+        Settings.from_environment({"POINTSMAN_FAIL_FAST": "perhaps"})
 
 
 # ---- remembered

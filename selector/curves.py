@@ -1,0 +1,166 @@
+"""One curve: measured log2 seconds over log2 work as a small Gaussian process around a prior mean.
+
+Rasmussen and Williams 2006, eq. 2.25-2.26. The level of the overhead and the level of the rate are unknown apart: what a
+tiny call took says nothing about the rate, and a huge one nothing about the overhead. All in octaves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..telemetry.outcome import Cell
+from ..telemetry.sketch import Sketch
+
+Array = np.ndarray[Any, np.dtype[Any]]
+LN2 = math.log(2.0)
+LENGTH, SHAPE_LENGTH = 6.0, 10.0  # octaves; shorter ones were too wiggly across a two-decade gap in replay
+OTHER_DETAIL, OTHER_CONTEXT = 0.85, 0.7  # correlation with other parameters, and with the other load
+WIGGLE, SLOPE = 0.4, 0.15
+MOST_POINTS = 64
+LEAST_DOUBT, LEAST_NOISE = 0.02, 0.03  # octaves: a machine is never more exact than a per cent or two
+FEW = {1: 0.7, 2: 0.25}
+"""Octaves by which the mean of so few calls may be off: the first calls at a size may be slow in many ways."""
+
+Point = tuple[Cell, str, Sketch]
+"""(cell, context, what was measured there)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A prior mean: log2 seconds over log2 work, and the share of overhead in it."""
+
+    overhead_s: float
+    rate: float
+    points: Sequence[Sequence[float]] | None
+    shift: float  # octaves that this machine differs from the one of the shipped curve
+    level: float  # octaves of doubt about overhead, and about rate
+    source: str = "guess"  # what to call it where nothing was measured
+
+    def __call__(self, x: float) -> float:
+        if self.points:
+            return interpolate(self.points, x) + self.shift
+        return math.log2(self.overhead_s + math.exp2(x) / self.rate)
+
+    def overhead_share(self, x: float) -> float:
+        """Share of the overhead in the time at `x`, 0 to 1."""
+        if self.points:
+            return min(1.0, math.exp2(self.points[0][1] - interpolate(self.points, x)))
+        return self.overhead_s / (self.overhead_s + math.exp2(x) / self.rate)
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Where points lie: work, share of overhead, last axis, parameters, load."""
+
+    x: Array
+    share: Array
+    axis: Array
+    detail: Array
+    context: Array
+
+
+class Place(NamedTuple):
+    """Where a curve is asked."""
+
+    x: float
+    shape_class: str
+    detail: str
+    context: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A fitted curve: its mean, its points, their weights, and the factor of their covariance; no points: the prior."""
+
+    mean: Mean
+    at: Inputs | None = None
+    weights: Array | None = None
+    factor: Array | None = None
+
+    def ask(self, place: Place) -> tuple[float, float]:
+        """(expected log2 seconds, standard deviation in octaves) of the mean of calls there."""
+        mean = self.mean
+        if self.at is None or self.weights is None or self.factor is None:
+            return mean(place.x), math.hypot(mean.level, WIGGLE)
+        here = Inputs(
+            np.array([place.x]), np.array([mean.overhead_share(place.x)]), np.array([last_axis(place.shape_class)]),
+            np.array([place.detail]), np.array([place.context]),
+        )  # fmt: skip
+        k = covariance(here, self.at, mean.level)[0]
+        v = np.linalg.solve(self.factor, k)
+        variance = float(covariance(here, here, mean.level)[0, 0] - v @ v)
+        return mean(place.x) + float(k @ self.weights), math.sqrt(max(variance, LEAST_DOUBT**2))
+
+
+def fit(mean: Mean, points: Sequence[Point]) -> Fit:
+    """The curve through `points`, the latest of them; the prior where there are none or they make no sense."""
+    latest = sorted(points, key=lambda p: -p[2].last_when)[:MOST_POINTS]
+    if not latest:
+        return Fit(mean)
+    x = np.array([s.log2_work for _, _, s in latest])
+    at = Inputs(
+        x,
+        np.array([mean.overhead_share(v) for v in x]),
+        np.array([last_axis(cell.shape_class) for cell, _, _ in latest]),
+        np.array([cell.detail for cell, _, _ in latest]),
+        np.array([context for _, context, _ in latest]),
+    )
+    residual = np.array([log2_s(s) for _, _, s in latest]) - np.array([mean(v) for v in x])
+    noise = np.array([doubt_of(s) for _, _, s in latest])
+    try:
+        factor = np.linalg.cholesky(covariance(at, at, mean.level) + np.diag(noise**2))
+    except np.linalg.LinAlgError:  # times that make no sense (a damaged file): better the prior than no choice
+        return Fit(mean)
+    weights = np.linalg.solve(factor.T, np.linalg.solve(factor, residual))
+    return Fit(mean, at, weights, factor)
+
+
+def log2_s(sketch: Sketch) -> float:
+    """log2 of the seconds expected of one more call."""
+    return math.log2(max(sketch.expected_s, 1e-9))
+
+
+def doubt_of(sketch: Sketch) -> float:
+    """Octaves by which the mean of the calls seen may be off."""
+    return max(LEAST_NOISE, FEW.get(sketch.count, 0.0), sketch.spread / LN2 / math.sqrt(sketch.count))
+
+
+def interpolate(points: Sequence[Sequence[float]], x: float) -> float:
+    """Through the points; flat below the first (overhead), proportional to work above the last."""
+    if x <= points[0][0]:
+        return points[0][1]
+    if x >= points[-1][0]:
+        return points[-1][1] + (x - points[-1][0])
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if x <= x1:
+            return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+    raise AssertionError("points are sorted by work")
+
+
+def last_axis(shape_class: str) -> float:
+    """log2 of the first operand's last axis, read off its class: batches of short rows differ from one long row."""
+    last = shape_class.split("|", 1)[0].rsplit("x", 1)[-1]
+    return float(last) / 2.0 if last.lstrip("-").isdigit() else 0.0
+
+
+def covariance(a: Inputs, b: Inputs, level: float) -> Array:
+    """Covariance in octaves squared: levels of overhead and of rate, trend, wiggle; weaker across parameters and loads.
+
+    The wiggle is a Matern 3/2 (Rasmussen and Williams 2006, eq. 4.17).
+    """
+    s = math.sqrt(3.0) * (
+        np.abs(a.x[:, None] - b.x[None, :]) / LENGTH + np.abs(a.axis[:, None] - b.axis[None, :]) / SHAPE_LENGTH
+    )
+    overheads = np.multiply.outer(a.share, b.share)
+    rates = np.multiply.outer(1.0 - a.share, 1.0 - b.share)
+    trend = SLOPE**2 * rates * np.multiply.outer(a.x - 20.0, b.x - 20.0) / LENGTH
+    same = np.where(a.detail[:, None] == b.detail[None, :], 1.0, OTHER_DETAIL)
+    load = np.where(a.context[:, None] == b.context[None, :], 1.0, OTHER_CONTEXT)
+    out: Array = same * load * (level**2 * (overheads + rates) + trend + WIGGLE**2 * (1.0 + s) * np.exp(-s))
+    return out
