@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -23,13 +24,14 @@ from .elsewhere import Elsewhere
 
 LEVEL_SHIPPED, LEVEL_SIBLING, LEVEL_LEANING, LEVEL_GUESS = 0.7, 0.5, 1.5, 2.5
 """Octaves of doubt about overhead and rate, by where the prior mean comes from."""
+BEST = 0.5
 LEVEL_ELSEWHERE = 0.9  # at least
 LEAN = 0.7  # share of the default's deviation from its shipped curve that the other variants are expected to show
 GRID = 2.0  # octaves between the points by which a curve of another dtype is handed on
 
 # Guesses for operations without a prior: seconds a call beyond NumPy (dispatch and conversion; measured on a two-core
 # CPU), and seconds of a first call. A GPU's share is launch and synchronisation.
-OVERHEAD_S = {"scipy": 1e-6, "numba": 3e-7, "torch": 6e-6, "jax": 4e-5, "cupy": 4e-5}
+OVERHEAD_S = {"scipy": 1e-6, "numba": 3e-7, "torch": 6e-6, "jax": 4e-5, "cupy": 4e-5, "fftw": 3e-6, "joblib": 1e-3}
 FIRST_CALL_S = {"numba": 0.5, "torch": 0.02, "jax": 0.15, "cupy": 0.3, "scipy": 0.003}
 BASE_S, RATE = 2e-6, 5e8
 GPU_LAUNCH_S, GPU_RATE, GPU_BYTES_PER_S = 6e-5, 1e12, 1e10
@@ -143,10 +145,11 @@ class Curves(CostModel):
             rate = math.exp2(largest.log2_work - log2_s(largest) + known.faster)
             level = max(LEVEL_ELSEWHERE, known.doubt) if math.isfinite(known.doubt) else LEVEL_LEANING
             return Mean(overhead, rate, None, 0.0, min(level, LEVEL_GUESS))
-        rates = [math.exp2(s.log2_work - log2_s(s)) for found in points.values() for _, _, s in found]
+        rates = [max(s.log2_work - log2_s(s) for _, _, s in found) for found in points.values()]
         if not rates:
             return Mean(overhead, RATE, None, 0.0, LEVEL_GUESS)
-        return Mean(overhead, max(rates), None, 0.0, LEVEL_LEANING)
+        centre = BEST * max(rates) + (1.0 - BEST) * fmean(rates)  # one that stands out says less about the next
+        return Mean(overhead, math.exp2(centre), None, 0.0, LEVEL_LEANING)
 
     def _of_sibling(self, site: Site, default: Site) -> Mean | None:
         """The curve of the same variant in another dtype, moved by what the default differs between the two."""

@@ -14,7 +14,7 @@ REFIT_GROWTH = 0.1
 MOST_SIGNATURES = 20_000
 SURPRISE, SURPRISES = 1.3, 6
 """So many calls in a row that differ by this factor from what was expected are a change of level: fit anew."""
-NEAR, AHEAD = 2.0, 16.0
+NEAR, AHEAD = 6.0, 16.0
 """Octaves of work over which what was spent at another size counts half: at neighbours, and at sizes yet untried."""
 TELLING_S = 1e-4
 """A smaller size that takes at least this long tells something about rates, and so has to be tried first."""

@@ -110,7 +110,6 @@ else:
 """
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
 def test_a_run_that_was_killed_is_passed_over_by_the_next_process(path, tmp_path):
     script = tmp_path / "child.py"
     script.write_text(textwrap.dedent(CHILD))

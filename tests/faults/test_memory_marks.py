@@ -239,7 +239,8 @@ def test_a_small_request_on_the_host_leaves_no_mark(make_selector):
 
 
 def test_torchs_own_error_is_one_of_memory_and_leads_on(make_selector):
-    torch = pytest.importorskip("torch")
+    import torch
+
     executor = registry.executor("torch")
     assert executor.classify(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")) is (
         Failure.OUT_OF_MEMORY
