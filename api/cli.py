@@ -122,7 +122,12 @@ def _explain(arguments: argparse.Namespace) -> int:
         decision = dataclasses.replace(decision, notes=(*decision.notes, note))
     if arguments.json:
         return _print_json(decision.to_json())
-    print(decision.explain())
+    if sys.stdout.isatty():
+        from pointsman.decision_table import print_decision
+
+        print_decision(decision)
+    else:
+        print(decision.explain())
     return 0
 
 

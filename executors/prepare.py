@@ -30,6 +30,7 @@ class Split(NamedTuple):
     compute_s: float
     import_s: float  # import and check; in the first measured call only
     compiled: bool  # the library compiled in this call, as it says itself
+    back_s: float = 0.0  # the part of `convert_s` or `transfer_s` that brought the result back
 
 
 class _Plan(NamedTuple):
@@ -91,7 +92,7 @@ class Prepared:
         compiled = known is not None and (executor.signatures(self.function) or 0) > known
         import_s, self._unreported_s = self._unreported_s, 0.0
         parts = (moved_s, 0.0) if on_host else (0.0, moved_s)
-        return result, Split(*parts, after - before, import_s, compiled)
+        return result, Split(*parts, after - before, import_s, compiled, ended - after)
 
 
 def prepare(

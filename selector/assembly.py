@@ -11,6 +11,7 @@ from ..telemetry import lifetime, memory
 from ..telemetry.history import History
 from ..telemetry.state import State
 from .base import CostModel, Policy
+from .carriage import Carriage
 from .constraints import Machine
 from .costs import Curves
 from .engine import Engine
@@ -46,6 +47,8 @@ def assemble(
         parts.use_gpu,
     )
     costs = parts.costs or Curves(history.state if learning else State())
+    if isinstance(costs, Curves):
+        costs.carry = Carriage(costs)
     engine = Engine(history, machine, parts.policy or ValueOfInformation(), costs, settings, learning=learning)
     # The flusher is at work in these whenever there is something to learn: a fork may come at any moment.
     lifetime.free_in_child(engine.learner, "lock")

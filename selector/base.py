@@ -20,15 +20,18 @@ class Prediction:
 
     Attributes
     ----------
-    mu, sigma : location and scale of the natural logarithm of seconds.
+    mu, sigma : location and scale of the natural logarithm of the mean seconds of calls.
     evidence : steady observations in this very cell.
-    source : "measured" (this cell), "nearby" (other sizes), "prior" (shipped), "guess" (nothing but declared work).
+    source : "measured" (this cell), "nearby" (other sizes), "prior" (shipped, or this variant in another dtype),
+        "guess" (declared work, and what the variant does elsewhere).
+    noise : scale by which single calls scatter around that mean.
     """
 
     mu: float
     sigma: float
     evidence: int
     source: str
+    noise: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -42,13 +45,13 @@ class Prediction:
 
     @property
     def low(self) -> float:
-        """Lower end of the 90 % interval, seconds."""
-        return math.exp(self.mu - 1.645 * self.sigma)
+        """Lower end of the interval in which 90 % of single calls are expected, seconds."""
+        return math.exp(self.mu - 1.645 * math.hypot(self.sigma, self.noise))
 
     @property
     def high(self) -> float:
-        """Upper end of the 90 % interval, seconds; 95 % of the belief lies below it."""
-        return math.exp(self.mu + 1.645 * self.sigma)
+        """Upper end of that interval, seconds; 95 % of single calls are expected below it."""
+        return math.exp(self.mu + 1.645 * math.hypot(self.sigma, self.noise))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class Candidate:
     import_s: float = 0.0  # seconds of importing the library; 0.0 where it is imported already
     compile_s: float = 0.0  # seconds of a first call of this signature; 0.0 where it is compiled already
     per_shape: bool = False  # every new shape compiles anew, so that what is compiled serves this signature alone
+    lately_s: float | None = None  # what its latest call took here; None: it has not run here under this load
 
     @property
     def cold_s(self) -> float:
@@ -84,6 +88,7 @@ class Question:
         larger ones. The natural guess for what is still to come.
     untested : variants that have never run at a smaller size at which they would cost far less.
     spent_s : seconds spent at this very size.
+    unseen_s : variant -> seconds spent at this very size since it last ran here; none but those that have.
     import_earned : backends whose import the calls so far would already have repaid.
     incumbent : what ran last time, if anything.
     explore : whether a trial may be proposed at all.
@@ -98,6 +103,7 @@ class Question:
     at_stake_s: Mapping[str, float] = field(default_factory=dict)
     untested: frozenset[str] = frozenset()
     spent_s: float = 0.0
+    unseen_s: Mapping[str, float] = field(default_factory=dict)
     import_earned: frozenset[str] = frozenset()
     incumbent: str | None = None
     explore: bool = False

@@ -1,15 +1,15 @@
 """The cost model: curves over declared work that share strength between sizes, dtypes and operations.
 
-Per (operation, variant, dtype) a prior mean and a Gaussian process around it (`curves`). The mean is, in this order: the
-shipped curve of a built-in kernel; what this machine measured for the same variant in another dtype; overhead + work /
-rate with the variant's usual overhead and its usual rate relative to the default's (`elsewhere`); overhead + work / rate
-with the best rate known for the operation.
+Per (operation, variant, dtype) a prior mean and a Gaussian process around it (`curves`). The mean is, in this order:
+the shipped curve of a built-in kernel; what this machine measured for the same variant in another dtype; overhead +
+work / rate with the variant's usual overhead and its usual rate relative to the default's (`elsewhere`); overhead +
+work / rate with what is known of the operation's rates.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -35,6 +35,10 @@ OVERHEAD_S = {"scipy": 1e-6, "numba": 3e-7, "torch": 6e-6, "jax": 4e-5, "cupy": 
 FIRST_CALL_S = {"numba": 0.5, "torch": 0.02, "jax": 0.15, "cupy": 0.3, "scipy": 0.003}
 BASE_S, RATE = 2e-6, 5e8
 GPU_LAUNCH_S, GPU_RATE, GPU_BYTES_PER_S = 6e-5, 1e12, 1e10
+LEAST_SHARE = 0.2
+"""At least this share of what a variant takes with its conversions is expected without them, which may be guesses."""
+SCATTER, ENOUGH = 0.1, 8
+"""Scatter of single calls (natural logarithm) where so many have not been seen."""
 RENEWED_EVERY = 8
 """What other operations tell is summed up again after so many changes."""
 
@@ -51,6 +55,11 @@ class Curves(CostModel):
     state : the sketches to learn from.
     priors : shipped curves; None loads the package's own. ``{"op|variant|dtype": {"points": [[log2 work,
         log2 seconds], ...], "first_s": seconds}}``.
+
+    Attributes
+    ----------
+    carry : gives the seconds of the conversions around a variant, from where the data of a site lies and back; None:
+        nothing is known of them. What is measured with the data in one place then tells about data in another.
     """
 
     def __init__(self, state: State, priors: Mapping[str, Any] | None = None) -> None:
@@ -62,6 +71,7 @@ class Curves(CostModel):
         self._backends: dict[str, str] = {}
         self._elsewhere: Elsewhere | None = None
         self._changes = 0
+        self.carry: Callable[[Site, str], float] | None = None
 
     def predict(self, sites: Sequence[Site], backends: Sequence[str], context: str) -> list[Prediction]:
         """Predict every site; see `CostModel.predict`."""
@@ -112,13 +122,31 @@ class Curves(CostModel):
         curve = self._fits.get(key)
         if curve is None:
             mean = self._mean(site, backend, default)
-            curve = self._fits[key] = fit(mean, self._points(site.operation, site.dtype).get(site.variant, ()))
+            points = self._points(site.operation, site.dtype).get(site.variant, ())
+            curve = self._fits[key] = fit(mean, points, self._others().of(site.variant, backend).load)
         mu, sigma = curve.ask(Place(_log2_work(site), site.shape_class, site.detail, context))
+        if self.carry is not None and site.detail:
+            mu = self._carried(mu, site, backend, curve)
         if curve.at is None:
-            return Prediction(mu * LN2, sigma * LN2, 0, curve.mean.source)
+            return Prediction(mu * LN2, sigma * LN2, 0, curve.mean.source, SCATTER)
         sketch = self._state.of(site.operation, site.dtype).get((site.cell, context))
         count = sketch.count if sketch is not None else 0
-        return Prediction(mu * LN2, sigma * LN2, count, "measured" if count else "nearby")
+        noise = sketch.spread if sketch is not None and count >= ENOUGH else max(curve.scatter, SCATTER)
+        return Prediction(mu * LN2, sigma * LN2, count, "measured" if count else "nearby", noise)
+
+    def _carried(self, mu: float, site: Site, backend: str, curve: Fit) -> float:
+        """`mu` where the data lies elsewhere than in the calls that the curve was fitted to: NumPy's, or any."""
+        assert self.carry is not None
+        seen = {detail.rpartition(";")[2] for detail in curve.at.detail} if curve.at is not None else {""}
+        mine = site.detail.rpartition(";")[2]
+        there = site._replace(detail="")
+        if mine in seen:
+            return mu
+        here_s, there_s = self.carry(site, backend), self.carry(there, backend)
+        if here_s == there_s:
+            return mu
+        seconds = math.exp2(mu)
+        return math.log2(max(seconds - there_s, LEAST_SHARE * seconds) + here_s)
 
     def _mean(self, site: Site, backend: str, default: Site) -> Mean:
         """What to expect before measuring this variant; see the module."""

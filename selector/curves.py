@@ -1,7 +1,7 @@
 """One curve: measured log2 seconds over log2 work as a small Gaussian process around a prior mean.
 
-Rasmussen and Williams 2006, eq. 2.25-2.26. The level of the overhead and the level of the rate are unknown apart: what a
-tiny call took says nothing about the rate, and a huge one nothing about the overhead. All in octaves.
+Rasmussen and Williams 2006, eq. 2.25-2.26. The level of the overhead and the level of the rate are unknown apart: what
+a tiny call took says nothing about the rate, and a huge one nothing about the overhead. All in octaves.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ LENGTH, SHAPE_LENGTH = 6.0, 10.0  # octaves; shorter ones were too wiggly across
 OTHER_DETAIL, OTHER_CONTEXT = 0.85, 0.7  # correlation with other parameters, and with the other load
 WIGGLE, SLOPE = 0.4, 0.15
 MOST_POINTS = 64
+QUIET = "quiet"
+LEAST_SHARE = 0.2
 LEAST_DOUBT, LEAST_NOISE = 0.02, 0.03  # octaves: a machine is never more exact than a per cent or two
 FEW = {1: 0.7, 2: 0.25}
 """Octaves by which the mean of so few calls may be off: the first calls at a size may be slow in many ways."""
@@ -74,6 +76,24 @@ class Place(NamedTuple):
     context: str
 
 
+class Loaded(NamedTuple):
+    """What others on the machine do to a variant: a stall a call, and a slower pace; nothing, until it was seen."""
+
+    stall_s: float = 0.0
+    slower: float = 0.0  # octaves
+
+    def put_on(self, y: float) -> float:
+        """log2 seconds on a busy machine of what takes `y` on a quiet one."""
+        return math.log2(math.exp2(y + self.slower) + self.stall_s) if self.stall_s else y + self.slower
+
+    def taken_off(self, y: float) -> float:
+        """The inverse; what is mostly stall tells little about the rest."""
+        return math.log2(max(math.exp2(y) - self.stall_s, LEAST_SHARE * math.exp2(y))) - self.slower
+
+
+UNLOADED = Loaded()
+
+
 @dataclass(frozen=True, slots=True)
 class Fit:
     """A fitted curve: its mean, its points, their weights, and the factor of their covariance; no points: the prior."""
@@ -82,9 +102,15 @@ class Fit:
     at: Inputs | None = None
     weights: Array | None = None
     factor: Array | None = None
+    scatter: float = 0.0  # of single calls, natural logarithm: the median over the points
+    load: Loaded = UNLOADED
 
     def ask(self, place: Place) -> tuple[float, float]:
         """(expected log2 seconds, standard deviation in octaves) of the mean of calls there."""
+        y, doubt = self._quiet(place)
+        return (self.load.put_on(y) if place.context != QUIET else y), doubt
+
+    def _quiet(self, place: Place) -> tuple[float, float]:
         mean = self.mean
         if self.at is None or self.weights is None or self.factor is None:
             return mean(place.x), math.hypot(mean.level, WIGGLE)
@@ -98,11 +124,14 @@ class Fit:
         return mean(place.x) + float(k @ self.weights), math.sqrt(max(variance, LEAST_DOUBT**2))
 
 
-def fit(mean: Mean, points: Sequence[Point]) -> Fit:
-    """The curve through `points`, the latest of them; the prior where there are none or they make no sense."""
+def fit(mean: Mean, points: Sequence[Point], load: Loaded = UNLOADED) -> Fit:
+    """The curve through `points`, the latest of them; the prior where there are none or they make no sense.
+
+    `load` is what a busy machine does to this variant elsewhere; the curve describes how this one differs.
+    """
     latest = sorted(points, key=lambda p: -p[2].last_when)[:MOST_POINTS]
     if not latest:
-        return Fit(mean)
+        return Fit(mean, load=load)
     x = np.array([s.log2_work for _, _, s in latest])
     at = Inputs(
         x,
@@ -111,14 +140,15 @@ def fit(mean: Mean, points: Sequence[Point]) -> Fit:
         np.array([cell.detail for cell, _, _ in latest]),
         np.array([context for _, context, _ in latest]),
     )
-    residual = np.array([log2_s(s) for _, _, s in latest]) - np.array([mean(v) for v in x])
+    y = np.array([log2_s(s) if c == QUIET else load.taken_off(log2_s(s)) for _, c, s in latest])
+    residual = y - np.array([mean(v) for v in x])
     noise = np.array([doubt_of(s) for _, _, s in latest])
     try:
         factor = np.linalg.cholesky(covariance(at, at, mean.level) + np.diag(noise**2))
     except np.linalg.LinAlgError:  # times that make no sense (a damaged file): better the prior than no choice
-        return Fit(mean)
+        return Fit(mean, load=load)
     weights = np.linalg.solve(factor.T, np.linalg.solve(factor, residual))
-    return Fit(mean, at, weights, factor)
+    return Fit(mean, at, weights, factor, float(np.median([s.spread for _, _, s in latest])), load)
 
 
 def log2_s(sketch: Sketch) -> float:

@@ -19,6 +19,7 @@ from ..telemetry.history import History
 from ..telemetry.outcome import Failure, Outcome
 from . import verify
 from .arguments import all_leaves, key_of, request_of, stands_apart
+from .carriage import moves_of
 from .decision import Decision, left_alone
 from .engine import Choice, Engine
 from .entry import Entry
@@ -200,6 +201,8 @@ class Dispatcher:
                 transfer_s=split.transfer_s, compile_s=compile_s, rule=rule,
             )
         )  # fmt: skip
+        for moved in moves_of(request, variant, split, result, self._history.now()):
+            self._record(moved)
         self.engine.succeeded(request, variant)
         if key is not None and variant.name == choice.decision.variant:
             self.tables.remember(key, prepared, choice, _like(request, args, kwargs))
@@ -278,6 +281,8 @@ class Dispatcher:
     def _record(self, outcome: Outcome) -> None:
         if self.engine.learning and self.engine.settings().mode != "off":
             self._history.record(outcome)
+            if outcome.rule == "explore":
+                self._history.hurry()
 
     def _untouched(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._original is None:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from ..telemetry.outcome import Cell
 from ..telemetry.sketch import Sketch
 from ..telemetry.state import State
+from .curves import QUIET, Loaded
 
 SMALL_S, LARGE_S = 3e-5, 1e-3
 """Below, a call of the default is mostly overhead; above, it is mostly work."""
@@ -34,6 +35,7 @@ class Known(NamedTuple):
     faster: float | None  # log2 of its rate over the default's, at sizes where work counts
     doubt: float  # of `faster`
     groups: int
+    load: Loaded = Loaded()  # what others on the machine do to it
 
 
 NOTHING = Known(None, None, None, math.inf, 0)
@@ -53,8 +55,15 @@ class Elsewhere:
         cold: dict[str, list[float]] = defaultdict(list)
         overhead: dict[str, list[float]] = defaultdict(list)
         faster: dict[str, list[float]] = defaultdict(list)
+        stalls: dict[str, list[float]] = defaultdict(list)
+        slower: dict[str, list[float]] = defaultdict(list)
         for group in state.groups():
             cells = state.of(*group)
+            for name, quiet_s, busy_s in _both(cells):
+                if quiet_s < LARGE_S:
+                    stalls[name].append(max(busy_s - quiet_s, 0.0))
+                else:
+                    slower[name].append(math.log2(busy_s / quiet_s))
             for name, seconds in _cold(cells):
                 cold[name].append(math.log(seconds))
             default = defaults.get(group)
@@ -65,15 +74,16 @@ class Elsewhere:
                 overhead[name].append(median(values))
             for name, values in large.items():
                 faster[name].append(median(values))
+        kinds = (cold, overhead, faster, stalls, slower)
         self._known: dict[str, Known] = {}
-        for name in {*cold, *overhead, *faster}:
-            self._known[name] = _known(cold.get(name), overhead.get(name), faster.get(name))
+        for name in set().union(*kinds):
+            self._known[name] = _known(*(kept.get(name) for kept in kinds))
         of_backend: dict[str, list[str]] = defaultdict(list)
         for name in self._known:
             of_backend[backends.get(name, name)].append(name)
         for backend, names in of_backend.items():
             if backend not in self._known:
-                pooled = [[v for name in names for v in kept.get(name, ())] for kept in (cold, overhead, faster)]
+                pooled = [[v for name in names for v in kept.get(name, ())] for kept in kinds]
                 self._known[backend] = _known(*pooled)
 
     def of(self, variant: str, backend: str) -> Known:
@@ -113,12 +123,25 @@ def _held_against(cells: Measured, default: str) -> tuple[dict[str, list[float]]
     return small, large
 
 
-def _known(cold: list[float] | None, overhead: list[float] | None, faster: list[float] | None) -> Known:
+def _both(cells: Measured) -> Iterable[tuple[str, float, float]]:
+    """(variant, seconds on the quiet machine, seconds on the busy one) of the cells measured under both loads."""
+    for (cell, context), sketch in cells.items():
+        quiet = cells.get((cell, QUIET)) if context != QUIET and sketch.count else None
+        if quiet is not None and quiet.count:
+            yield cell.variant, max(quiet.expected_s, 1e-9), max(sketch.expected_s, 1e-9)
+
+
+def _known(
+    cold: list[float] | None, overhead: list[float] | None, faster: list[float] | None, stalls: list[float] | None,
+    slower: list[float] | None,
+) -> Known:  # fmt: skip
     groups = len(faster or ())
+    load = Loaded(median(stalls) if stalls else 0.0, median(slower) if slower else 0.0)
     return Known(
         math.exp(fmean(cold)) if cold else None,
         median(overhead) if overhead else None,
         median(faster) if faster else None,
         pstdev(faster) if faster and groups >= ENOUGH else math.inf,
         groups,
+        load,
     )

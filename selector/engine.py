@@ -14,6 +14,7 @@ from ..telemetry.history import History
 from ..telemetry.marks import Held
 from ..telemetry.outcome import Failure, Outcome, Site
 from . import rules
+from .advice import Advice
 from .base import CostModel, Policy
 from .constraints import LARGE_WORKSPACE, Machine, breaker_key, place_of, variants_of, why_not
 from .decision import Decision
@@ -32,7 +33,7 @@ MOST_STRIDE = 256
 
 @dataclass(slots=True)
 class Choice:
-    """A decision with what executing it needs. `tickets` holds trials, best last; each is popped by exactly one call."""
+    """A decision with what executing it needs. `tickets` holds trials, best last; exactly one call pops each."""
 
     request: Request
     decision: Decision
@@ -58,6 +59,7 @@ class Engine:
     learner : what is known, and what outcomes change in it.
     machine : what constraints need to know about this process and this computer.
     random : which calls are verified begins with it; to be replaced where that must be known beforehand.
+    advice : says when an accelerator loses.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Engine:
         self.learning = learning
         self.learner = Learner(history, policy, costs)
         self._overrides = Overrides(history, machine, settings, learning=learning)
+        self.advice = Advice()
         self._warm: set[tuple[object, ...]] = set()
         self.random = Random()
         machine.breakers.marks = history.marks  # what is kept out stays so in the next process
@@ -139,7 +142,7 @@ class Engine:
             first, candidates, default, told=request.expected_calls, learning=self.learning,
             explore=settings.explore if exploring and not (protected or request.deterministic or who) else 0.0,
         )  # fmt: skip
-        ranking = learner.policy.rank(question)
+        ranking = learner.rank(question, first, context)
         ranking, set_by, passed_over, notes = self._overrides.apply(
             request, ranking, question, settings, preferred, who, fit
         )
@@ -176,6 +179,7 @@ class Engine:
             choice.sites, decision.candidates, decision.default, decision.variant,
             binding=decision.rule in ("override", "required", "pinned"), learning=self.learning,
         )  # fmt: skip
+        self.advice.consider(choice, self)
 
     def take_trial(self, choice: Choice) -> str | None:
         """The variant that this call is to try: handed out once a class, and only while the credit covers it."""

@@ -9,16 +9,24 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from statistics import median
 
 from ..telemetry.history import History
 from ..telemetry.outcome import Outcome, Site
-from .base import Candidate, CostModel, Policy, Prediction, Question
+from ..telemetry.sketch import Sketch
+from .base import Candidate, CostModel, Policy, Prediction, Question, Ranking
 from .ledger import Ledger
 from .traffic import ClassKey, Group, SizeClass, Traffic, class_key
 
 MOST_KEPT = 20_000
 WARM_UP_S = 0.05
 """A trial's first call at a signature that takes less is a warm-up: plans, caches and page faults would be the news."""
+ON_PURPOSE = frozenset({"warmup", "calibrate"})
+"""Rules of runs that somebody asked for in order to learn: no cost of exploring."""
+SURPRISES = 2
+"""So many calls outside their predicted interval confirm a change of load."""
+REPLAYED, REGRESSION = 4, 0.01
+"""A change of choice is held against so many recent calls of both variants; it may not be slower by more than this."""
 CONTEXTS = ("quiet", "busy")
 """Loads of the machine that tables are made for."""
 PROCESSES = "processes"
@@ -89,10 +97,14 @@ class Learner:
             if len(self._predictions) > MOST_KEPT:
                 self._predictions.clear()
             self._predictions[cache] = predictions
+        cells = self.history.state.of(key[0], key[1])
         return tuple(
-            Candidate(o.variant, o.backend, o.device, p, o.import_s, self._start_s(o), o.per_shape)
+            Candidate(
+                o.variant, o.backend, o.device, p, o.import_s, self._start_s(o), o.per_shape,
+                _lately_s(cells.get((o.site.cell, context))) if p.evidence else None,
+            )
             for o, p in zip(options, predictions, strict=True)
-        )
+        )  # fmt: skip
 
     def expected_s(self, site: Site, backend: str) -> float:
         """Typical seconds of what has no rivals, such as a conversion."""
@@ -129,11 +141,34 @@ class Learner:
             at_stake_s=self.traffic.at_stake(key, candidates),
             untested=self.traffic.untested(key, candidates),
             spent_s=seen.spent_s,
+            unseen_s={variant: seen.spent_s - then for variant, then in seen.last.items()},
             import_earned=self.traffic.imports_earned(candidates),
             incumbent=seen.incumbent,
             explore=explore > 0.0 and not self.frozen,
             credit_s=self.ledger.credit_s(explore),
         )  # fmt: skip
+
+    def rank(self, question: Question, site: Site, context: str | None = None) -> Ranking:
+        """The policy's answer, held against recent history where it would change what runs.
+
+        `site` is any of the question's. A variant takes over from one that has run here lately only if its own latest
+        times here, where it has some, are not longer: curves share strength, and may share an error too.
+        """
+        ranking = self.policy.rank(question)
+        first, before = ranking.order[0], question.incumbent
+        if before is None or before == first or before not in ranking.order:
+            return ranking
+        cells = self.history.state.of(site.operation, site.dtype)
+        where = context or self.context
+        new, old = (cells.get((site.cell._replace(variant=name), where)) for name in (first, before))
+        if new is None or old is None or min(new.count, old.count) < REPLAYED:
+            return ranking
+        lately = [median(seconds for _, seconds, _ in sketch.recent) for sketch in (new, old)]
+        if lately[0] <= lately[1] * (1.0 + REGRESSION):
+            return ranking
+        order = (before, *(name for name in ranking.order if name != before))
+        reason = f"{first} is predicted faster, but its latest calls here took {lately[0] / lately[1]:.2f}x as long"
+        return Ranking(order, "learned", reason, ranking.trials)
 
     def _usual(self, key: ClassKey) -> float:
         """Calls of a size class that processes before this one made, on average."""
@@ -155,7 +190,7 @@ class Learner:
         with self.lock:
             seen = self.traffic.of(sites[default])
             seen.default_s, seen.default_known = basis.mean_s, basis.source in ("measured", "nearby")
-            seen.chosen_s = expected.mean_s
+            seen.chosen_s, seen.low_s, seen.high_s = expected.mean_s, expected.low, expected.high
             if learning:
                 seen.usual = seen.usual or self._usual(class_key(sites[default]))
             seen.wishes = {}
@@ -187,20 +222,21 @@ class Learner:
         `recovered` gives the groups in which something that had failed may be tried again.
         """
         with self.lock:
-            failed, changed_level = set(), set()
+            failed, news, surprises = set(), set(), 0
             for outcome in outcomes:
                 self._count(outcome)
+                site, tried = outcome.site, outcome.rule == "explore"
+                if tried:  # what it told may call for another
+                    self._handed_out.discard((class_key(site), site.variant))
                 if outcome.failure is not None:
-                    failed.add((outcome.site.operation, outcome.site.dtype))
-                if outcome.rule == "explore":
-                    self._handed_out.discard((class_key(outcome.site), outcome.site.variant))
-                if outcome.failure is not None:
-                    pass
-                elif (outcome.rule == "explore" or self.traffic.surprised(outcome)) and not self.frozen:
-                    changed_level.add((outcome.site.operation, outcome.site.dtype))
-            flipped = self._flips(outcomes)
+                    failed.add((site.operation, site.dtype))
+                    continue
+                surprises += self.traffic.outside(outcome)
+                if (self.traffic.surprised(outcome) or tried) and not self.frozen:
+                    news.add((site.operation, site.dtype))
+            flipped = self._flips(outcomes, surprises)
             self._at_risk_s = 0.0
-            due = failed if self.frozen else failed | changed_level | recovered()
+            due = failed if self.frozen else failed | news | recovered()
             if not self.frozen:
                 due |= self.traffic.grown(changed)
             if flipped and not self.frozen:
@@ -213,21 +249,23 @@ class Learner:
             return due
 
     def _count(self, outcome: Outcome) -> None:
-        trial = outcome.rule == "explore"
-        if not self._counted:
+        trial, on_purpose = outcome.rule == "explore", outcome.rule in ON_PURPOSE
+        if not (self._counted or on_purpose):
             self._counted = True
             self.history.add_ledger(PROCESSES, 1.0)
         if outcome.site.operation == "import" and not outcome.site.dtype:
-            self.ledger.paid(outcome.seconds, 0.0, trial=trial, attempts=0)
+            if not on_purpose:
+                self.ledger.paid(outcome.seconds, 0.0, trial=trial, attempts=0)
             return
         seen, calls = self.traffic.count(outcome), float(outcome.calls)
         basis = seen.default_s if seen.default_known else outcome.seconds
         self.ledger.paid(outcome.seconds * calls, basis * calls, trial=trial, usual=seen.chosen_s if trial else 0.0)
 
-    def _flips(self, outcomes: Sequence[Outcome]) -> bool:
-        """Take over the load that two batches in a row were labelled with; a passing one is not worth new tables."""
+    def _flips(self, outcomes: Sequence[Outcome], surprises: int) -> bool:
+        """Take over the load that this batch was labelled with: at once if calls took what nobody expected, else when
+        the next batch says the same; a passing load is not worth new tables."""
         label = outcomes[-1].context if outcomes else self.context
-        flips = label != self.context and label == self._last_context
+        flips = label != self.context and (label == self._last_context or surprises >= SURPRISES)
         self._last_context = label
         if flips:
             self.context = label
@@ -244,3 +282,7 @@ class Learner:
             self._predictions.clear()
             self.costs.forget(None)
             self.epoch = next(self._epochs)
+
+
+def _lately_s(sketch: Sketch | None) -> float | None:
+    return sketch.recent[-1][1] if sketch is not None and sketch.recent else None

@@ -12,6 +12,12 @@ GUARD = 0.05
 """A learned choice must beat the default by this much, or the default runs."""
 HORIZON = 3.0
 """Calls to come, as a multiple of those seen. As many again is the ski-rental bound; three was better in replay."""
+HORIZON_COLD = 3.0
+"""The same for what is paid once, whatever comes of it."""
+CAUTION = 0.5
+"""Standard deviations of doubt that a variant which has not run at this size must beat the default by."""
+LOOK_AGAIN = 1e-3
+"""Share of what is spent that looking again at a variant which has lost may cost."""
 MOST_TRIALS = 4
 """Proposed at once; each has its own call, and the credit is asked again before it."""
 
@@ -67,12 +73,10 @@ def _choose(
             return default, "learned", "the default is the fastest that is known here"
         return default, "default", "nothing promises to beat the default"
     gain = scores[default.variant] / scores[best.variant]
-    if gain < 1.0 + GUARD:
-        return (
-            default,
-            "guard",
-            f"{best.variant} would gain {gain - 1:.1%}, less than the {GUARD:.0%} a change must bring",
-        )
+    margin = GUARD if best.prediction.evidence else max(GUARD, math.expm1(CAUTION * best.prediction.sigma))
+    if gain < 1.0 + margin:
+        doubt = "a change must bring" if margin == GUARD else "its doubt asks for"
+        return default, "guard", f"{best.variant} would gain {gain - 1:.1%}, less than the {margin:.0%} {doubt}"
     rule = "learned" if best.prediction.source in ("measured", "nearby") else "prior"
     cold = ", cold starts included" if any(c.cold_s for c in question.candidates) else ""
     return best, rule, f"expected {gain:.2f}x faster than the default {default.variant}{cold}"
@@ -83,19 +87,23 @@ def _trials(question: Question, chosen: Candidate, rest: list[Candidate]) -> tup
     if not question.explore:
         return ()
     now = chosen.prediction.mean_s
+    strike = now * (1.0 - TIE)  # what gains less would not be chosen
     found = []
     for candidate in rest:
         belief = candidate.prediction
         stake = question.at_stake_s.get(candidate.variant, 0.0)
         if belief.sigma <= 0.0 or stake <= 0.0:
             continue
-        gain = _expected_gain(now, belief.mu, belief.sigma)
+        gain = _expected_gain(strike, belief.mu, belief.sigma)
         import_s = 0.0 if candidate.backend in question.import_earned else candidate.import_s
-        worth = gain / now * stake * HORIZON
-        loss = max(0.0, belief.mean_s - now) + gain + candidate.compile_s
-        if candidate.per_shape and candidate.compile_s and gain * question.seen * HORIZON <= loss:
+        worth = gain / now * stake
+        loss = max(0.0, belief.mean_s - now) + gain
+        cold_s = candidate.compile_s + import_s
+        if candidate.per_shape and candidate.compile_s and gain * question.seen * HORIZON <= loss + candidate.compile_s:
             continue  # what is compiled for one shape must be repaid by that shape: a stream of new ones never does
-        net = worth - loss - import_s
+        net = min(worth * HORIZON - loss - cold_s, worth * HORIZON_COLD - cold_s)
+        if net <= 0.0 and _due_again(candidate, now, question):
+            net = now  # little, so that whatever is new comes first
         bound = max(0.0, belief.high - now) + candidate.cold_s
         if candidate.variant in question.untested and question.spent_s < bound:
             continue  # a smaller size tells first, unless waiting for it has cost as much as trying here may
@@ -103,6 +111,20 @@ def _trials(question: Question, chosen: Candidate, rest: list[Candidate]) -> tup
             found.append((net, candidate.variant, bound))
     found.sort(key=lambda trial: -trial[0])
     return tuple((variant, bound) for _, variant, bound in found[:MOST_TRIALS])
+
+
+def _due_again(candidate: Candidate, now: float, question: Question) -> bool:
+    """Whether a variant that has lost here is to be looked at again: machines and libraries change.
+
+    After so much has been spent without it that looking costs a thousandth; and again at once while its latest call
+    would have won, until enough calls say so for its level to count as changed, or one says the contrary.
+    """
+    if candidate.lately_s is None or candidate.cold_s:
+        return False
+    if candidate.lately_s * (1.0 + GUARD) < now:
+        return True
+    since = question.unseen_s.get(candidate.variant, 0.0)
+    return since * LOOK_AGAIN > max(candidate.prediction.mean_s - now, 0.2 * now)
 
 
 def _expected_gain(now: float, mu: float, sigma: float) -> float:

@@ -37,8 +37,11 @@ class SizeClass:
     default_s: float = 0.0
     default_known: bool = False
     chosen_s: float = 0.0
+    low_s: float = 0.0  # 90 % interval of its calls
+    high_s: float = math.inf
     surprises: int = 0  # calls in a row that took quite another time than expected
     patience: int = SURPRISES
+    last: dict[str, float] = field(default_factory=dict)  # variant -> `spent_s` when it last ran
     wishes: dict[str, float] = field(default_factory=dict)  # backend not imported yet -> seconds it would save a call
 
     @property
@@ -84,6 +87,7 @@ class Traffic:
             seen.incumbent = seen.incumbent or site.variant
         seen.calls += calls
         seen.spent_s += outcome.seconds * calls
+        seen.last[site.variant] = seen.spent_s
         if len(self._signatures) > MOST_SIGNATURES:
             self._signatures.clear()
         signature = (class_key(site), site.size)
@@ -91,6 +95,13 @@ class Traffic:
         # What was measured on purpose stands for no call, and is something learned all the same.
         self._tally.setdefault((site.operation, site.dtype), [0.0, 0.0])[0] += max(calls, 1.0)
         return seen
+
+    def outside(self, outcome: Outcome) -> bool:
+        """Whether a steady call of what was chosen took a time far outside its predicted interval."""
+        seen = self.of(outcome.site)
+        if outcome.cold or outcome.site.variant != seen.incumbent:
+            return False
+        return not seen.low_s / SURPRISE < outcome.seconds < seen.high_s * SURPRISE
 
     def surprised(self, outcome: Outcome) -> bool:
         """Whether this is the last of a row of calls that shows a change of level."""
@@ -122,8 +133,8 @@ class Traffic:
         return self._signatures.get((class_key(site), site.size), 0.0)
 
     def at_stake(self, key: ClassKey, candidates: Sequence[Candidate]) -> dict[str, float]:
-        """Seconds that as many calls again would take, of what a trial here would teach about: here, nearby, and at sizes
-        yet untried."""
+        """Seconds that as many calls again would take, of what a trial here would teach about: here, nearby, and where
+        it is yet untried."""
         here = self._classes.get(key)
         if here is None or not here.spent_s:
             return {}

@@ -34,12 +34,9 @@ Subscriber = Callable[[list[Outcome], set[Group]], object]
 WAITING = 100_000
 """How many outcomes may wait for the flusher; older ones are dropped and counted."""
 
-_WRITE_EVERY_S = 0.25
-_FIRST_ROUND_S = 0.02  # a fresh start learns fast
-_SLOWEST_ROUND_S = 0.5
-_IDLE_ROUNDS_S = 1.0
-_LOG_PER_SITE = 1000  # rows of one site and write: the log is a sample of what the sketches count in full
-_LOG_WAITING = 20_000
+_FIRST_ROUND_S, _SLOWEST_ROUND_S = 0.02, 0.5  # a fresh start learns fast
+_WRITE_EVERY_S, _IDLE_ROUNDS_S = 0.25, 1.0
+_LOG_PER_SITE, _LOG_WAITING = 1000, 20_000  # rows of one site and write (the log is a sample), and of all
 
 _log = logging.getLogger("pointsman")
 
@@ -138,6 +135,10 @@ class History:
         if not self.awake:
             self.wake()
 
+    def hurry(self) -> None:
+        """Have the next round begin at once: what was recorded may change a choice."""
+        self._news.set()
+
     def wake(self) -> None:
         """See to it that the flusher runs; returns at once."""
         self.awake = True
@@ -212,6 +213,7 @@ class History:
         self._waking = threading.Lock()
         self._counting = threading.Lock()
         self._flusher = None
+        self._news = threading.Event()
         self._unwritten = State()
         self._unwritten_ledger = {}
         self._rows = []
@@ -221,8 +223,9 @@ class History:
         idle_since = self._monotonic()
         self._round_s = max(_FIRST_ROUND_S, self._round_s / 4.0)
         while True:
-            time.sleep(self._round_s)
-            self._round_s = min(self._round_s * 1.25, _SLOWEST_ROUND_S)
+            news = self._news.wait(self._round_s)
+            self._news.clear()
+            self._round_s = _FIRST_ROUND_S if news else min(self._round_s * 1.25, _SLOWEST_ROUND_S)
             try:
                 if self._round(_WRITE_EVERY_S):
                     idle_since = self._monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -9,16 +10,46 @@ from typing import Any
 Row = tuple[str, Sequence[str]]
 """What kind of row it is ("", "chosen" or "title"), and its cells; a title has one, which spans the table."""
 
+UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"))
+WIDE = 0.5
+"""An interval is told by its ends where half of it exceeds this share of the value."""
+
 _CELL = "padding:1px 12px 1px 0;text-align:left;background:none;vertical-align:top"
 _STYLES = {"": _CELL, "chosen": f"{_CELL};font-weight:bold", "title": f"{_CELL};padding-top:10px;font-style:italic"}
 
 
 def seconds(s: float) -> str:
     """Seconds in the unit people read: "3.1 ms"."""
-    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
-        if abs(s) >= factor:
-            return f"{s / factor:.3g} {unit}"
-    return f"{s / 1e-9:.3g} ns"
+    factor, unit = _unit(s)
+    return f"{s / factor:.3g} {unit}"
+
+
+def give_or_take(s: float, low: float, high: float) -> str:
+    """Seconds with the interval around them: "3.1 ms +- 0.2"; a wide one by its ends, "3.1 ms (900 us to 11 ms)".
+
+    Intervals are those of log-normal beliefs: only narrow ones are near enough to symmetric to be told by one number.
+    """
+    half = 0.5 * (high - low)
+    if half > WIDE * s:
+        return f"{seconds(s)} ({seconds(low)} to {seconds(high)})"
+    factor, unit = _unit(s)
+    if half < 1e-3 * factor:
+        return seconds(s)
+    decimals = max(0, -math.floor(math.log10(half / factor)))
+    return f"{s / factor:.{decimals}f} {unit} +- {half / factor:.{decimals}f}"
+
+
+def times(ratio: float) -> str:
+    """A ratio of durations in words: "1.4x as long"."""
+    if 0.97 < ratio < 1.03:
+        return "about as long"
+    if ratio >= 100:
+        return f"{ratio:.0f}x as long"
+    return f"{ratio:.{3 if 0.9 < ratio < 1.1 else 2}g}x as long"
+
+
+def _unit(s: float) -> tuple[float, str]:
+    return next((found for found in UNITS if abs(s) >= found[0]), (1e-9, "ns"))
 
 
 def about(shape_class: str) -> str:

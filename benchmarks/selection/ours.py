@@ -102,6 +102,8 @@ class Ours:
         self._warm |= {key, exact}
         cold_s = seconds if compiled or warmed_up else 0.0
         self._record(Outcome(site, when, seconds, compile_s=cold_s, rule=self._rule))
+        if self._rule == "explore":  # the flusher hurries where there is news
+            self._round_s, self._next = FIRST_ROUND_S, self.now + FIRST_ROUND_S
         self._broken.pop((call.operation, variant, call.dtype), None)
 
     def failed(self, call: Call, variant: str) -> None:
@@ -164,7 +166,7 @@ class Ours:
         first = options[0].site
         default = call.default if any(o.variant == call.default for o in options) else options[0].variant
         question = self.learner.question(first, candidates, default, explore=self.explore)
-        ranking = self.learner.policy.rank(question)
+        ranking = self.learner.rank(question, first)
         self.learner.adopt(sites, candidates, default, ranking.order[0])
         order = (*ranking.order, *(name for name in call.variants if name not in ranking.order))
         ranking = Ranking(order, ranking.rule, ranking.reason, ranking.trials)

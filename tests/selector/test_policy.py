@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -127,3 +128,41 @@ def test_a_per_shape_compiler_is_tried_only_for_shapes_that_come_back():
     asked = {"default": "numpy", "at_stake_s": {"jax": 1e4}, "explore": True, "credit_s": 100.0}
     assert POLICY.rank(Question((now, jax), seen=1.0, **asked)).trial is None
     assert POLICY.rank(Question((now, jax), seen=1e4, calls=1e4, **asked)).trial == "jax"
+
+
+def again(**more: object) -> tuple[str, ...]:
+    """Trials proposed where a variant that is known to be twice as slow could be looked at again."""
+    lost = candidate("torch", 2.0)
+    question = Question(
+        (candidate("numpy", 1.0), replace(lost, lately_s=more.pop("lately_s", 2.0))), "numpy", explore=True,
+        credit_s=100.0, at_stake_s={"torch": 10.0}, **more,
+    )  # fmt: skip
+    return tuple(name for name, _ in POLICY.rank(question).trials)
+
+
+def test_what_has_lost_is_looked_at_again_where_that_costs_a_thousandth():
+    assert again(unseen_s={"torch": 500.0}) == ()
+    assert again(unseen_s={"torch": 2000.0}) == ("torch",)
+    assert again(unseen_s={"torch": 0.0}, lately_s=0.5) == ("torch",)  # its latest call would have won
+
+
+def test_a_trial_at_a_large_size_waits_for_a_smaller_one_until_that_costs_more():
+    large = candidate("torch", 1.0, "guess", sigma=1.5)
+    asked = {"explore": True, "credit_s": 1e3, "at_stake_s": {"torch": 1e3}, "untested": frozenset({"torch"})}
+    candidates = (candidate("numpy", 1.0), large)
+    bound = large.prediction.high - 1.0
+    assert POLICY.rank(Question(candidates, "numpy", spent_s=0.5 * bound, **asked)).trial is None
+    assert POLICY.rank(Question(candidates, "numpy", spent_s=2.0 * bound, **asked)).trial == "torch"
+
+
+def test_several_trials_are_proposed_the_most_worthwhile_first():
+    unknown = (candidate("torch", 1.0, "guess", sigma=1.0), candidate("jax", 0.5, "guess", sigma=1.0))
+    asked = {"explore": True, "credit_s": 1e3, "at_stake_s": {"torch": 1e3, "jax": 1e3}}
+    found = POLICY.rank(Question((candidate("numpy", 1.0), *unknown), "numpy", **asked))
+    assert [name for name, _ in found.trials] == ["jax", "torch"]
+
+
+def test_a_variant_that_never_ran_at_this_size_must_gain_more_than_its_doubt():
+    known, hoped = candidate("numpy", 1.0), candidate("torch", 0.9, "nearby", sigma=0.4)
+    hoped = replace(hoped, prediction=replace(hoped.prediction, evidence=0))
+    assert POLICY.rank(Question((known, hoped), "numpy")).rule == "guard"
