@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pointsman.selector.decision import COLUMNS
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -24,10 +25,11 @@ def print_decision(decision: Decision, console: Console | None = None) -> None:
     """
     console = console or Console()
 
-    def line(text: str, style: str = "", indent: str = "   ") -> None:
-        console.print(Text(f"{indent}{text}", style))  # Text: brackets in a name or a message are no markup
+    def line(text: str, style: str = "") -> None:
+        # Text: brackets in a name or a message are no markup.
+        console.print(Padding(Text(text, style), (0, 0, 0, 3), expand=False))
 
-    line(decision.workload, indent="")
+    console.print(Text(decision.workload))
     why, *words = decision.reasons()
     console.print(Text.assemble("-> ", (decision.variant, "bold green"), f"  {why}"))
     for text in words:

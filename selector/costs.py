@@ -19,7 +19,7 @@ from ..telemetry.outcome import Site
 from ..telemetry.state import State
 from . import shipped
 from .base import CostModel, Prediction
-from .curves import LN2, Fit, Mean, Place, Point, fit, interpolate, log2_s
+from .curves import LN2, QUIET, Fit, Mean, Place, Point, fit, interpolate, log2_s
 from .elsewhere import Elsewhere
 
 LEVEL_SHIPPED, LEVEL_SIBLING, LEVEL_LEANING, LEVEL_GUESS = 0.7, 0.5, 1.5, 2.5
@@ -197,8 +197,8 @@ class Curves(CostModel):
             place = points[0][0]
             first, last = (f(s.log2_work for _, _, s in points) for f in (min, max))
             grid = np.arange(first - GRID, last + 1.5 * GRID, GRID)
-            asked = [[float(x), curve.ask(Place(float(x), place.shape_class, place.detail, "quiet"))[0]] for x in grid]
-            return Mean(0.0, 0.0, asked, shift, LEVEL_SIBLING, "prior")
+            y = curve.over(grid, Place(0.0, place.shape_class, place.detail, QUIET))
+            return Mean(0.0, 0.0, np.stack([grid, y], 1).tolist(), shift, LEVEL_SIBLING, "prior")
         return None
 
     def _plain(self, backend: str, points: _Points) -> Mean:

@@ -110,6 +110,18 @@ class Fit:
         y, doubt = self._quiet(place)
         return (self.load.put_on(y) if place.context != QUIET else y), doubt
 
+    def over(self, x: Array, place: Place) -> Array:
+        """Expected log2 seconds at every `x`, elsewhere as at `place`."""
+        prior = np.array([self.mean(v) for v in x])
+        if self.at is None or self.weights is None:
+            return prior
+        many = np.ones(len(x))
+        here = Inputs(
+            x, np.array([self.mean.overhead_share(v) for v in x]), last_axis(place.shape_class) * many,
+            np.full(len(x), place.detail), np.full(len(x), place.context),
+        )  # fmt: skip
+        return np.asarray(prior + covariance(here, self.at, self.mean.level) @ self.weights)
+
     def _quiet(self, place: Place) -> tuple[float, float]:
         mean = self.mean
         if self.at is None or self.weights is None or self.factor is None:

@@ -16,8 +16,8 @@ LOSERS = 2
 """So many of those that were not chosen are told of in words."""
 _BEHIND = {
     "nearby": "measured at other sizes or loads only",
-    "prior": "not measured: from the shipped curve, or another dtype",
-    "guess": "not measured: a guess from its declared work",
+    "prior": "not measured: a prior",
+    "guess": "not measured: a guess",
 }
 
 
@@ -93,7 +93,7 @@ class Decision:
             return f"{variant} would not run: {why}"
         p, mine = found.prediction, self.predicted_s
         against = f", {times(p.seconds / mine)}" if mine and variant != self.variant else ""
-        cold = f", and {seconds(found.cold_s)} once before" if found.cold_s else ""
+        cold = f", and {seconds(found.cold_s)} once before" if found.cold_s > p.seconds else ""
         behind = f"{p.evidence} measured" if p.evidence else _BEHIND.get(p.source, p.source)
         return f"{variant} would take {give_or_take(p.seconds, p.low, p.high)}{against}{cold} ({behind})"
 
@@ -141,8 +141,9 @@ class Decision:
         return [(c.variant == self.variant, _cells(c)) for c in self.candidates]
 
     def losers(self) -> list[str]:
-        """What the next in the chain would take instead, a line each."""
-        return [self.counterfactual(c.variant) for c in self.candidates if c.variant != self.variant][:LOSERS]
+        """What those would take that are quickest once warm, after the chosen one or before it, a line each."""
+        others = sorted((c for c in self.candidates if c.variant != self.variant), key=lambda c: c.prediction.seconds)
+        return [self.counterfactual(c.variant) for c in others[:LOSERS]]
 
     def outlook(self) -> list[str]:
         """What is to come, and where the decision belongs, a line each."""

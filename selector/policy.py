@@ -10,9 +10,9 @@ TIE = 0.03
 """Within this band noise decides, so the canonical order does."""
 GUARD = 0.05
 """A learned choice must beat the default by this much, or the default runs."""
-HORIZON = 3.0
-"""Calls to come, as a multiple of those seen. As many again is the ski-rental bound; three was better in replay."""
-HORIZON_COLD = 3.0
+HORIZON = 2.0
+"""Calls to come, as a multiple of those seen. As many again is the ski-rental bound; two was better in replay."""
+HORIZON_COLD = 1.5
 """The same for what is paid once, whatever comes of it."""
 CAUTION = 0.5
 """Standard deviations of doubt that a variant which has not run at this size must beat the default by."""

@@ -147,7 +147,7 @@ COMPLAINTS: dict[str, Complaint] = {
     "constants-of-another-device": Complaint(
         ("SauersML/gam#761", "SauersML/gam#765", "rjwalters/kicad-tools#1084"),
         "thresholds tuned by hand for one device, without a measurement on this one",
-        scenarios.constants_of_another_device, "GPU from 50 000 rows", (1.10, 1.05),
+        scenarios.constants_of_another_device, "GPU from 50 000 rows", (1.10, 1.05), calls=10_000,
     ),
     "anothers-winners": Complaint(
         ("tilus#156", "tile-ai/TileOPs#2133"),
@@ -162,12 +162,12 @@ COMPLAINTS: dict[str, Complaint] = {
     "held-out-constants": Complaint(
         ("deepseek-ai/DeepGEMM#385", "deepseek-ai/DeepGEMM#406"),
         "constants of unknown origin rank the layouts; what matters is the regret on shapes held out",
-        scenarios.held_out_constants, "three constants", (1.10, 1.05),
+        scenarios.held_out_constants, "three constants", (1.10, 1.05), calls=20_000,
     ),
     "switches": Complaint(
         ("Amari#139",),
         "force the CPU, force the GPU, or calibrate: no one switch is right for all operations",
-        scenarios.switches, "the better switch, in hindsight", (1.10, 1.05),
+        scenarios.switches, "the better switch, in hindsight", (1.10, 1.05), calls=10_000,
     ),
     "twelve-rows": Complaint(
         ("NVIDIA/cudf#4810", "NVIDIA/cudf#14592", "NVIDIA/cudf#743"),

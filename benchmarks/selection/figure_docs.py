@@ -21,7 +21,7 @@ from pointsman.telemetry.history import History
 from pointsman.telemetry.outcome import Outcome, Site
 
 from .__main__ import ORACLE, policies, traces
-from .figures import BLACK, BLUE, DPI, FIRST, GREEN, GREY, ORANGE, PINK, RED, SKY
+from .figures import BLACK, BLUE, DPI, GREEN, GREY, ORANGE, PINK, RED, SETTLED, SKY
 from .matrix import Cell, Matrix
 from .replay import Trace
 from .streams import build
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OUT = Path(__file__).parents[2] / "docs" / "figures" / "how-selection-decides.png"
-SIZE, FONT = (10.0, 4.6), 10
+SIZE, FONT = (11.5, 4.6), 10.5
 TAUGHT = 8  # steady calls of each variant at each size that is measured
 GRID = 240
 LONG = 1e9  # calls still expected: nothing is cold any more, what is shown is the steady choice
@@ -135,7 +135,7 @@ def draw(cells: Sequence[Cell], matrix: Matrix, done: Mapping[str, Trace], seed:
 
     with matplotlib.rc_context({"font.size": FONT, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=SIZE, layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=(1.15, 1.0))
+        left, right = figure.subplots(1, 2, width_ratios=(1.1, 1.0))
     _curves(left, cells, learned(cells, matrix, seed))
     _regret(right, done)
     return figure
@@ -164,7 +164,7 @@ def _curves(axes: Axes, cells: Sequence[Cell], points: Sequence[Point]) -> None:
     )
     axes.legend(loc="upper left", frameon=False)
     axes.set_title(
-        f"{cells[0].operation}, {cells[0].dtype}: filled sizes were measured, hollow ones not;\n"
+        f"{cells[0].operation}, {cells[0].dtype}: filled sizes were measured, hollow ones held back;\n"
         "shaded: 90 % of calls; band below: what is chosen", fontsize=FONT,
     )  # fmt: skip
 
@@ -172,24 +172,26 @@ def _curves(axes: Axes, cells: Sequence[Cell], points: Sequence[Point]) -> None:
 def _regret(axes: Axes, done: Mapping[str, Trace]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    oracle = np.cumsum(done[ORACLE].paid)
+    warm = np.cumsum(done[ORACLE].best)
     best = min((n for n in done if n.startswith("always-")), key=lambda name: float(done[name].paid.sum()))
     lines = [(best, GREY, "--", 1.6)] + [(n, *RIVALS[n], 1.6) for n in RIVALS if n in done]
-    lines.append(("pointsman", BLUE, "-", 3.0))
-    calls = np.unique(np.geomspace(min(FIRST, len(oracle)), len(oracle), 400).astype(int))
+    lines += [("pointsman", BLUE, "-", 3.0), (ORACLE, BLACK, "-", 1.2)]
+    calls = np.unique(np.geomspace(min(SETTLED, len(warm)), len(warm), 400).astype(int))
     top = 1.5
     for name, colour, dashes, width in sorted(lines, key=lambda line: -float(done[line[0]].paid.sum())):
-        ratio = (np.cumsum(done[name].paid) / oracle)[calls - 1]
-        top = max(top, float(ratio[calls >= 100].max(initial=1.0)))
+        ratio = (np.cumsum(done[name].paid) / warm)[calls - 1]
+        top = max(top, float(ratio.max()))
         axes.plot(calls, ratio, color=colour, linestyle=dashes, linewidth=width, label=f"{name} {ratio[-1]:.2f}")
-    axes.axhline(1.0, color=BLACK, linewidth=0.8)
-    axes.set(xscale="log", yscale="log", xlabel="calls so far", ylabel="seconds paid so far / the oracle's")
+    axes.set(xscale="log", yscale="log", xlabel="calls so far", ylabel="seconds paid so far / warm seconds of the best")
     axes.set_ylim(0.95, 1.2 * top)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.legend(loc="upper right", frameon=False, title="policy, and its last value")
+    axes.legend(
+        loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, title="policy, and its last value",
+        alignment="left",
+    )  # fmt: skip
     stream = done[ORACLE].stream
     cold = ", imports" if stream.imports else ""
     axes.set_title(

@@ -92,8 +92,9 @@ class Segments:
         part = {name: _log_mix(getattr(a, name), getattr(b, name), share) for name in PARTS}
         rate = a.stall_rate + share * (b.stall_rate - a.stall_rate)
         stall_s = a.stall_s + share * (b.stall_s - a.stall_s)
-        if rate * stall_s > part["mean_s"] - part["low_s"]:  # the unstalled calls keep a time
-            stall_s = max(part["mean_s"] - part["low_s"], 0.0) / rate
+        room_s = max(part["mean_s"] - part["low_s"], 0.0)
+        if rate * stall_s > room_s:  # the unstalled calls keep a time
+            stall_s = room_s / rate if room_s else 0.0
         if self.matrix.backends[variant].compiles == "shape":
             extra = _log_mix(max(a.first_s - a.mean_s, 1e-9), max(b.first_s - b.mean_s, 1e-9), share)
         else:

@@ -6,9 +6,10 @@ flusher's rounds on a virtual clock, and which signatures are compiled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from pointsman.selector.base import Candidate, CostModel, Policy, Ranking
 from pointsman.selector.costs import Curves
 from pointsman.selector.learner import WARM_UP_S, Learner, Option
@@ -19,7 +20,7 @@ from pointsman.telemetry.outcome import Failure, Outcome, Site
 
 if TYPE_CHECKING:
     from .matrix import Matrix
-    from .streams import Call, Step
+    from .streams import Call, Stream
 
 FIRST_ROUND_S, SLOWEST_ROUND_S, GROWTH = 0.02, 0.5, 1.25
 """How the flusher paces itself (telemetry.history)."""
@@ -112,7 +113,9 @@ class Ours:
         wait = 2.0 * self._broken[key][1] if key in self._broken else RETRY_S
         self._broken[key] = (call.now + wait, wait)
         when = EPOCH_S + self.now
-        self._record(Outcome(_site(call, variant), when, 0.0, failure=Failure.DRIVER, message="raised", rule=self._rule))
+        self._record(
+            Outcome(_site(call, variant), when, 0.0, failure=Failure.DRIVER, message="raised", rule=self._rule)
+        )
         for table in self._tables.values():
             for kept in [k for k, a in table.items() if a.ranking.order[0] == variant or variant in a.tickets]:
                 table.pop(kept)
@@ -201,11 +204,42 @@ def _warm_key(call: Call, variant: str) -> tuple[object, ...]:
     return (call.operation, variant, call.dtype, shapes)
 
 
+CALIBRATED = 4
+"""Samples of each variant and cell that calibrating leaves behind."""
+
+
+def calibrated(matrix: Matrix, stream: Stream) -> Ours:
+    """Our policy after `pointsman calibrate` on this machine, while it was quiet: nothing is compiled or imported yet.
+
+    What the stream leaves out has not been measured either.
+    """
+    policy = Ours("pointsman-calibrated")
+    left_out = {step.cell.key for step, judged in zip(stream.steps, stream.judged, strict=True) if judged}
+    left_out -= {step.cell.key for step, judged in zip(stream.steps, stream.judged, strict=True) if not judged}
+    rng = np.random.default_rng(0)
+    for cell in matrix.cells:
+        if cell.key in left_out:
+            continue
+        for variant, timing in cell.timings.items():
+            site = Site(
+                cell.operation, variant, cell.dtype, shape_class(cell.shapes), cell.parameters,
+                max(timing.work, 1.0), cell.size,
+            )  # fmt: skip
+            compiling = matrix.backends[variant].compiles != "never"
+            if compiling:
+                once = Outcome(site, EPOCH_S, timing.first_s, compile_s=timing.first_s, rule="calibrate", calls=0)
+                policy.history.record(once)
+            for i in range(CALIBRATED):
+                seconds = timing.draw(rng)
+                policy.history.record(Outcome(site, EPOCH_S + 1e-3 * i, seconds, rule="calibrate", calls=0))
+    policy.history.flush()
+    return policy
+
+
 def table() -> dict[str, Any]:
     """Our policies by name."""
 
-    def plain(matrix: Matrix, steps: Sequence[Step]) -> Ours:  # noqa: ARG001
+    def plain(matrix: Matrix, stream: Stream) -> Ours:  # noqa: ARG001
         return Ours()
 
-    return {"pointsman": plain}
-
+    return {"pointsman": plain, "pointsman-calibrated": calibrated}

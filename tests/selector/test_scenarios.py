@@ -119,7 +119,8 @@ def always(seconds: float) -> Seconds:
 @pytest.mark.usefixtures("all_imported")
 @pytest.mark.parametrize("odd", [300.0, 1 / 300.0], ids=["slow", "fast"])
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
-def test_a_single_time_300x_off_changes_neither_the_choice_nor_the_chain(make, feed, workload, backend, odd):
+def test_a_single_time_300x_off_changes_nothing(make, feed, workload, backend, odd):
+    """Neither the choice nor its reason, and what is expected of the two that were measured by a few per cent at most."""
     usual = {"numpy": 2e-3, "torch": 1e-3}
     selector, w = make(explore=0), workload(10**5)
     feed(selector, w, usual, times=20)
@@ -127,8 +128,10 @@ def test_a_single_time_300x_off_changes_neither_the_choice_nor_the_chain(make, f
     feed(selector, w, {backend: [odd * usual[backend]]})
     for _ in range(2):  # at once, and when more has come
         after = selector.decide(w)
-        assert (after.variant, after.chain, after.rule) == ("torch", before.chain, before.rule)
-        assert after.predicted_s == pytest.approx(before.predicted_s, rel=0.05)
+        assert (after.variant, after.rule) == ("torch", before.rule)
+        for name in usual:
+            expected = before.candidate(name).prediction.seconds
+            assert after.candidate(name).prediction.seconds == pytest.approx(expected, rel=0.05)
         feed(selector, w, usual, times=3)
 
 
@@ -192,11 +195,11 @@ def test_a_variant_that_fails_in_four_of_ten_calls_is_left(world, monkeypatch, u
         return 0.8 * unit
 
     toy.takes["other"] = flaky
-    toy.started, attempts = toy.clock.now, len(toy.attempts)
+    toy.started = toy.clock.now
     toy.calls(400)
-    late = [name for name, _ in toy.attempts[attempts:]][-200:]
-    assert late.count("other") <= 10
     assert toy.spent_s < 1.05 * 400 * unit
+    late = [name for name, _ in toy.attempts][-200:]
+    assert late.count("other") <= 10
 
 
 def test_what_did_not_fit_keeps_larger_sizes_off_and_smaller_ones_go_on(world):
@@ -279,19 +282,17 @@ def test_a_busy_phase_ends_without_a_trace(make, feed, workload):
 
 @pytest.mark.usefixtures("all_imported")
 def test_a_busy_phase_is_noticed_within_ten_calls_and_so_is_its_end(make, feed, workload):
+    """Both loads are known from before; the machine changes, and calls come two to a batch."""
+    takes = {"quiet": {"numpy": 2e-3, "torch": 1e-3}, "busy": {"numpy": 2.1e-3, "torch": 2e-2}}
     selector, w = make(explore=0), workload(10**5)
-    for context, times in (("quiet", {"numpy": 2e-3, "torch": 1e-3}), ("busy", {"numpy": 2.1e-3, "torch": 2e-2})):
-        feed(selector, w, times, times=30, context=context)
-        feed(selector, w, times, times=3, context=context)
-    feed(selector, w, {"torch": 1e-3}, times=10)
-    feed(selector, w, {"torch": 1e-3}, times=10)
-    assert selector.decide(w).variant == "torch"
-    for batch in range(5):  # ten calls
-        feed(selector, w, {selector.decide(w).variant: [2e-2 if batch == 0 else 2.1e-3] * 2}, context="busy")
-    assert selector.decide(w).variant == "numpy"
-    for _ in range(5):
-        feed(selector, w, {selector.decide(w).variant: [2e-3] * 2})
-    assert selector.decide(w).variant == "torch"
+    for load in ("busy", "quiet"):
+        for _ in range(2):
+            feed(selector, w, takes[load], times=30, context=load)
+    for load, best in (("quiet", "torch"), ("busy", "numpy"), ("quiet", "torch"), ("busy", "numpy")):
+        for _ in range(5):
+            ran = selector.select_backend(w)
+            feed(selector, w, {ran: [takes[load][ran]] * 2}, context=load)
+        assert selector.select_backend(w) == best
 
 
 # ---- an accelerator that loses
@@ -335,10 +336,11 @@ def test_a_prior_that_threatens_a_thousandfold_is_found_out_within_the_budget(wo
 
 
 def test_a_machine_a_thousand_times_slower_than_every_prior_keeps_their_order(world):
-    """Both curves are wrong alike: nothing has to be tried to find that out."""
+    """Both curves are wrong alike: one batch of the other is what that costs, and nothing has to be explored."""
     priors = {"toy|plain|float64": _flat(1e-6), "toy|other|float64": _flat(2e-7)}
     toy = world(explore=0.0, priors=priors, plain=always(1e-3), other=always(2e-4))
-    assert set(toy.calls(100)) == {"other"}
+    assert toy.calls(20).count("plain") <= 5
+    assert toy.calls(100) == ["other"] * 100
 
 
 # ---- processes, and asking without running
