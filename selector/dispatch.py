@@ -183,7 +183,7 @@ class Dispatcher:
         *, check: bool = False,
     ) -> Any:  # fmt: skip
         prepared = self.prepared(variant, choice.request, args, kwargs, rule)
-        request = choice.request
+        request, site = choice.request, choice.sites[variant.name]
         warm = self.engine.is_warm(request, variant)
         before = verify.copies(args, kwargs) if check else None
         with self.engine.announced(request, variant):
@@ -194,11 +194,12 @@ class Dispatcher:
             evidence = verify.wrong(self.operation, variant, request, result, args, kwargs, before, self._plain)
             if evidence is not None:
                 raise WrongResultError(evidence)
-        compile_s = split.compute_s if split.compiled or not warm else 0.0
+        cold = split.compiled or not warm or (rule == "explore" and self.engine.learner.warms_up(site, seconds))
+        compile_s = split.compute_s if cold else 0.0
         self._record(
             Outcome(
-                choice.sites[variant.name], self._history.now(), seconds, convert_s=split.convert_s,
-                transfer_s=split.transfer_s, compile_s=compile_s, rule=rule,
+                site, self._history.now(), seconds, convert_s=split.convert_s, transfer_s=split.transfer_s,
+                compile_s=compile_s, rule=rule,
             )
         )  # fmt: skip
         for moved in moves_of(request, variant, split, result, self._history.now()):

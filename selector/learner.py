@@ -12,7 +12,7 @@ from itertools import count
 from statistics import median
 
 from ..telemetry.history import History
-from ..telemetry.outcome import Outcome, Site
+from ..telemetry.outcome import Cell, Outcome, Site
 from ..telemetry.sketch import Sketch
 from .base import Candidate, CostModel, Policy, Prediction, Question, Ranking
 from .ledger import Ledger
@@ -20,7 +20,7 @@ from .traffic import ClassKey, Group, SizeClass, Traffic, class_key
 
 MOST_KEPT = 20_000
 WARM_UP_S = 0.05
-"""A trial's first call at a signature that takes less is a warm-up: plans, caches and page faults would be the news."""
+"""A variant's first trial at a size class that takes less is a warm-up: it would tell of plans, caches, page faults."""
 ON_PURPOSE = frozenset({"warmup", "calibrate"})
 """Rules of runs that somebody asked for in order to learn: no cost of exploring."""
 SURPRISES = 2
@@ -80,6 +80,7 @@ class Learner:
         self._counted = False
         self._predictions: dict[tuple[ClassKey, str, tuple[str, ...]], list[Prediction]] = {}
         self._handed_out: set[tuple[ClassKey, str]] = set()  # trials whose outcome has not been learned from
+        self._warmed_up: set[Cell] = set()
         self._at_risk_s = 0.0  # what trials may have lost since the last batch was learned from
         self._epochs = count(1)
 
@@ -212,6 +213,17 @@ class Learner:
             self._at_risk_s += loss_s
         return True
 
+    def warms_up(self, site: Site, seconds: float) -> bool:
+        """Whether a trial that took so long says nothing yet: the first one at a size class, if it was short."""
+        if seconds >= WARM_UP_S or site.cell in self._warmed_up:
+            return False
+        if len(self._warmed_up) > MOST_KEPT:
+            self._warmed_up.clear()
+        self._warmed_up.add(site.cell)
+        return not any(
+            (site.cell, context) in self.history.state.of(site.operation, site.dtype) for context in CONTEXTS
+        )
+
     # ------------------------------------------------------------------------------------------ learning
 
     def learn(
@@ -279,6 +291,7 @@ class Learner:
                 self._processes, self._counted = 0.0, False
             self.traffic.clear()
             self._handed_out.clear()
+            self._warmed_up.clear()
             self._predictions.clear()
             self.costs.forget(None)
             self.epoch = next(self._epochs)

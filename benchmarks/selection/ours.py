@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from pointsman.selector.base import Candidate, CostModel, Policy, Ranking
 from pointsman.selector.costs import Curves
-from pointsman.selector.learner import WARM_UP_S, Learner, Option
+from pointsman.selector.learner import Learner, Option
 from pointsman.selector.policy import ValueOfInformation
 from pointsman.selector.workload import shape_class
 from pointsman.telemetry.history import History
@@ -26,8 +26,8 @@ FIRST_ROUND_S, SLOWEST_ROUND_S, GROWTH = 0.02, 0.5, 1.25
 """How the flusher paces itself (telemetry.history)."""
 EXPLORE = 0.02
 EPOCH_S = 1.7e9  # unix time at which the virtual clock starts
-RETRY_S = 60.0
-"""Virtual seconds for which a variant that has failed is left alone, doubling; the live breakers begin at 1 s."""
+RETRY_S, LONGEST_RETRY_S = 1.0, 300.0
+"""Virtual seconds for which a variant that has failed is left alone, doubling: as the breakers of executors do."""
 
 
 class Answer(NamedTuple):
@@ -97,10 +97,10 @@ class Ours:
                 seconds -= import_s
                 place = Site("import", backend.name, "", "", "")
                 self._record(Outcome(place, when, import_s, import_s=import_s, rule=self._rule))
-        key, exact = _warm_key(call, variant), (variant, _key(call))
+        key = _warm_key(call, variant)
         compiled = cold and key not in self._warm
-        warmed_up = self._rule == "explore" and exact not in self._warm and seconds < WARM_UP_S
-        self._warm |= {key, exact}
+        warmed_up = self._rule == "explore" and self.learner.warms_up(site, seconds)
+        self._warm.add(key)
         cold_s = seconds if compiled or warmed_up else 0.0
         self._record(Outcome(site, when, seconds, compile_s=cold_s, rule=self._rule))
         if self._rule == "explore":  # the flusher hurries where there is news
@@ -110,7 +110,7 @@ class Ours:
     def failed(self, call: Call, variant: str) -> None:
         """Record the failure and leave the variant alone for a while."""
         key = (call.operation, variant, call.dtype)
-        wait = 2.0 * self._broken[key][1] if key in self._broken else RETRY_S
+        wait = min(2.0 * self._broken[key][1], LONGEST_RETRY_S) if key in self._broken else RETRY_S
         self._broken[key] = (call.now + wait, wait)
         when = EPOCH_S + self.now
         self._record(

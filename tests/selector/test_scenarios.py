@@ -120,7 +120,7 @@ def always(seconds: float) -> Seconds:
 @pytest.mark.parametrize("odd", [300.0, 1 / 300.0], ids=["slow", "fast"])
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 def test_a_single_time_300x_off_changes_nothing(make, feed, workload, backend, odd):
-    """Neither the choice nor its reason, and what is expected of the two that were measured by a few per cent at most."""
+    """Neither the choice nor its rule, and what is expected of either by a few per cent at most."""
     usual = {"numpy": 2e-3, "torch": 1e-3}
     selector, w = make(explore=0), workload(10**5)
     feed(selector, w, usual, times=20)
@@ -251,6 +251,17 @@ def test_a_storm_of_new_shapes_sends_nothing_to_a_per_shape_compiler(world):
     assert Counter(name for name, _ in toy.attempts) == {"plain": 600}
     assert toy.calls(2000, 7000, batch=20)[-1000:] == ["jitted"] * 1000  # one that comes back is worth it
     assert seen == {7000}
+
+
+def test_a_shape_compiled_for_its_own_sake_sends_no_new_shape_of_its_class_after_it(world):
+    priors = {"toy|plain|float64": _flat(1e-3), "toy|jitted|float64": _flat(1e-4, first_s=0.15)}
+    toy = world(explore=0.02, priors=priors, compiles={"jitted": "shape"}, plain=always(1e-3), jitted=always(1e-4))
+    toy.teach(7000, {"plain": 1e-3})
+    toy.takes["jitted"] = lambda size: 1e-4 if ("jitted", size) in toy.attempts[:-1] else 0.15
+    assert toy.calls(2000, 7000, batch=20)[-1000:] == ["jitted"] * 1000
+    for size in range(7001, 7101):
+        toy.calls(1, size, batch=1)
+    assert {size for name, size in toy.attempts if name == "jitted"} == {7000}
 
 
 # ---- load
