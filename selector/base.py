@@ -65,6 +65,7 @@ class Candidate:
     import_s: float = 0.0  # seconds of importing the library; 0.0 where it is imported already
     compile_s: float = 0.0  # seconds of a first call of this signature; 0.0 where it is compiled already
     per_shape: bool = False  # every new shape compiles anew, so that what is compiled serves this signature alone
+    failing: float = 0.0  # share of its latest attempts here that failed
     lately_s: float | None = None  # what its latest call took here; None: it has not run here under this load
 
     @property

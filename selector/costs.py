@@ -124,9 +124,12 @@ class Curves(CostModel):
             mean = self._mean(site, backend, default)
             points = self._points(site.operation, site.dtype).get(site.variant, ())
             curve = self._fits[key] = fit(mean, points, self._others().of(site.variant, backend).load)
-        mu, sigma = curve.ask(Place(_log2_work(site), site.shape_class, site.detail, context))
-        if self.carry is not None and site.detail:
-            mu = self._carried(mu, site, backend, curve)
+        moves = self._moves(site, backend, curve) if self.carry is not None and site.detail else None
+        detail = site.detail if moves is None else site.detail.rpartition(";")[0]
+        mu, sigma = curve.ask(Place(_log2_work(site), site.shape_class, detail, context))
+        if moves is not None:
+            seconds = math.exp2(mu)
+            mu = math.log2(max(seconds - moves[0], LEAST_SHARE * seconds) + moves[1])
         if curve.at is None:
             return Prediction(mu * LN2, sigma * LN2, 0, curve.mean.source, SCATTER)
         sketch = self._state.of(site.operation, site.dtype).get((site.cell, context))
@@ -134,19 +137,14 @@ class Curves(CostModel):
         noise = sketch.spread if sketch is not None and count >= ENOUGH else max(curve.scatter, SCATTER)
         return Prediction(mu * LN2, sigma * LN2, count, "measured" if count else "nearby", noise)
 
-    def _carried(self, mu: float, site: Site, backend: str, curve: Fit) -> float:
-        """`mu` where the data lies elsewhere than in the calls that the curve was fitted to: NumPy's, or any."""
+    def _moves(self, site: Site, backend: str, curve: Fit) -> tuple[float, float] | None:
+        """(seconds of the conversions in the calls that the curve was fitted to, NumPy's; those here); None: the same."""
         assert self.carry is not None
-        seen = {detail.rpartition(";")[2] for detail in curve.at.detail} if curve.at is not None else {""}
-        mine = site.detail.rpartition(";")[2]
-        there = site._replace(detail="")
-        if mine in seen:
-            return mu
-        here_s, there_s = self.carry(site, backend), self.carry(there, backend)
-        if here_s == there_s:
-            return mu
-        seconds = math.exp2(mu)
-        return math.log2(max(seconds - there_s, LEAST_SHARE * seconds) + here_s)
+        seen = {str(detail).rpartition(";")[2] for detail in curve.at.detail} if curve.at is not None else set()
+        if site.detail.rpartition(";")[2] in seen:
+            return None
+        there_s, here_s = self.carry(site._replace(detail=""), backend), self.carry(site, backend)
+        return None if here_s == there_s else (there_s, here_s)
 
     def _mean(self, site: Site, backend: str, default: Site) -> Mean:
         """What to expect before measuring this variant; see the module."""

@@ -25,8 +25,9 @@ ON_PURPOSE = frozenset({"warmup", "calibrate"})
 """Rules of runs that somebody asked for in order to learn: no cost of exploring."""
 SURPRISES = 2
 """So many calls outside their predicted interval confirm a change of load."""
-REPLAYED, REGRESSION = 4, 0.01
-"""A change of choice is held against so many recent calls of both variants; it may not be slower by more than this."""
+REPLAYED, LATEST, REGRESSION = 4, 6, 0.01
+"""A change of choice is held against at least and at most so many recent calls of both variants; it may not be slower
+by more than this."""
 CONTEXTS = ("quiet", "busy")
 """Loads of the machine that tables are made for."""
 PROCESSES = "processes"
@@ -99,9 +100,12 @@ class Learner:
                 self._predictions.clear()
             self._predictions[cache] = predictions
         cells = self.history.state.of(key[0], key[1])
+        seen = self.traffic.at(key)
+        failing = seen.failing if seen is not None else {}
         return tuple(
             Candidate(
                 o.variant, o.backend, o.device, p, o.import_s, self._start_s(o), o.per_shape,
+                failing.get(o.variant, 0.0),
                 _lately_s(cells.get((o.site.cell, context))) if p.evidence else None,
             )
             for o, p in zip(options, predictions, strict=True)
@@ -164,7 +168,7 @@ class Learner:
         new, old = (cells.get((site.cell._replace(variant=name), where)) for name in (first, before))
         if new is None or old is None or min(new.count, old.count) < REPLAYED:
             return ranking
-        lately = [median(seconds for _, seconds, _ in sketch.recent) for sketch in (new, old)]
+        lately = [median(seconds for _, seconds, _ in sketch.recent[-LATEST:]) for sketch in (new, old)]
         if lately[0] <= lately[1] * (1.0 + REGRESSION):
             return ranking
         order = (before, *(name for name in ranking.order if name != before))
@@ -190,6 +194,7 @@ class Learner:
         basis, expected = by_name[default].prediction, by_name[chosen].prediction
         with self.lock:
             seen = self.traffic.of(sites[default])
+            seen.default = default
             seen.default_s, seen.default_known = basis.mean_s, basis.source in ("measured", "nearby")
             seen.chosen_s, seen.low_s, seen.high_s = expected.mean_s, expected.low, expected.high
             if learning:
@@ -251,6 +256,7 @@ class Learner:
             due = failed if self.frozen else failed | news | recovered()
             if not self.frozen:
                 due |= self.traffic.grown(changed)
+                due |= changed - {(o.site.operation, o.site.dtype) for o in outcomes}  # what other processes tell
             if flipped and not self.frozen:
                 due |= self.traffic.groups()
             if due:
@@ -270,7 +276,8 @@ class Learner:
                 self.ledger.paid(outcome.seconds, 0.0, trial=trial, attempts=0)
             return
         seen, calls = self.traffic.count(outcome), float(outcome.calls)
-        basis = seen.default_s if seen.default_known else outcome.seconds
+        by_default = outcome.site.variant == seen.default  # what it takes is what it would have taken
+        basis = seen.default_s if seen.default_known and not by_default else outcome.seconds
         self.ledger.paid(outcome.seconds * calls, basis * calls, trial=trial, usual=seen.chosen_s if trial else 0.0)
 
     def _flips(self, outcomes: Sequence[Outcome], surprises: int) -> bool:

@@ -18,6 +18,8 @@ CAUTION = 0.5
 """Standard deviations of doubt that a variant which has not run at this size must beat the default by."""
 LOOK_AGAIN = 1e-3
 """Share of what is spent that looking again at a variant which has lost may cost."""
+LOOK_ONCE = 0.01
+"""The same, for the only time, where nothing but a prior speaks against a variant."""
 MOST_TRIALS = 4
 """Proposed at once; each has its own call, and the credit is asked again before it."""
 
@@ -33,22 +35,23 @@ class ValueOfInformation(Policy):
 
     def rank(self, question: Question) -> Ranking:
         """Answer `question`; see the class for the rules."""
-        scores = {c.variant: _score(c, question) for c in question.candidates}
+        default = next((c for c in question.candidates if c.variant == question.default), question.candidates[0])
+        scores = {c.variant: _score(c, question, default) for c in question.candidates}
         order = sorted(question.candidates, key=lambda c: scores[c.variant])
         best = order[0]
-        default = next((c for c in question.candidates if c.variant == question.default), question.candidates[0])
         chosen, rule, reason = _choose(question, scores, best, default)
         rest = [c for c in order if c is not chosen]
         ranked = (chosen.variant, *(c.variant for c in rest))
         return Ranking(ranked, rule, reason, _trials(question, chosen, rest))
 
 
-def _score(candidate: Candidate, question: Question) -> float:
-    """Expected seconds a call, with what is still cold divided by the calls still expected."""
+def _score(candidate: Candidate, question: Question, default: Candidate) -> float:
+    """Expected seconds a call, with what is still cold divided by the calls still expected, and what follows failures."""
     import_s = 0.0 if candidate.backend in question.import_earned else candidate.import_s
     many = max(question.calls, question.usual, 1.0)
     compiled = max(question.calls, 1.0) if candidate.per_shape else many
-    return candidate.prediction.mean_s + import_s / many + candidate.compile_s / compiled
+    instead_s = candidate.failing * default.prediction.mean_s  # runs after an attempt that gave nothing
+    return candidate.prediction.mean_s + import_s / many + candidate.compile_s / compiled + instead_s
 
 
 def _choose(
@@ -119,8 +122,10 @@ def _due_again(candidate: Candidate, now: float, question: Question) -> bool:
     After so much has been spent without it that looking costs a thousandth; and again at once while its latest call
     would have won, until enough calls say so for its level to count as changed, or one says the contrary.
     """
-    if candidate.lately_s is None or candidate.cold_s:
+    if candidate.cold_s:
         return False
+    if candidate.lately_s is None:  # whatever priors say, that it has never been seen here is reason for one look
+        return question.spent_s * LOOK_ONCE > candidate.prediction.mean_s and not candidate.prediction.evidence
     if candidate.lately_s * (1.0 + GUARD) < now:
         return True
     since = question.unseen_s.get(candidate.variant, 0.0)

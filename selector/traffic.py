@@ -14,6 +14,8 @@ REFIT_GROWTH = 0.1
 MOST_SIGNATURES = 20_000
 SURPRISE, SURPRISES = 1.3, 6
 """So many calls in a row that differ by this factor from what was expected are a change of level: fit anew."""
+LATELY = 0.2
+"""Weight of the newest call in the mean of the latest."""
 NEAR, AHEAD = 6.0, 16.0
 """Octaves of work over which what was spent at another size counts half: at neighbours, and at sizes yet untried."""
 TELLING_S = 1e-4
@@ -33,7 +35,9 @@ class SizeClass:
     calls: float = 0.0
     usual: float = 0.0  # calls that a process has made of it so far, on average
     spent_s: float = 0.0
+    lately_s: float = 0.0  # mean of the latest calls that were no trials
     incumbent: str | None = None
+    default: str = ""
     default_s: float = 0.0
     default_known: bool = False
     chosen_s: float = 0.0
@@ -42,12 +46,13 @@ class SizeClass:
     surprises: int = 0  # calls in a row that took quite another time than expected
     patience: int = SURPRISES
     last: dict[str, float] = field(default_factory=dict)  # variant -> `spent_s` when it last ran
+    failing: dict[str, float] = field(default_factory=dict)  # variant -> share of its latest attempts that failed
     wishes: dict[str, float] = field(default_factory=dict)  # backend not imported yet -> seconds it would save a call
 
     @property
     def ahead_s(self) -> float:
-        """Seconds that as many calls again would take by what is chosen now: what used to be slow is past."""
-        return min(self.spent_s, self.calls * self.chosen_s) if self.chosen_s else self.spent_s
+        """Seconds that as many calls again would take as the latest do: what used to be slow is past."""
+        return min(self.spent_s, self.calls * self.lately_s)
 
 
 class Traffic:
@@ -88,6 +93,12 @@ class Traffic:
         seen.calls += calls
         seen.spent_s += outcome.seconds * calls
         seen.last[site.variant] = seen.spent_s
+        failing = seen.failing.get(site.variant, 0.0)
+        if failing or outcome.failure is not None:
+            seen.failing[site.variant] = failing + LATELY * ((outcome.failure is not None) - failing)
+        if outcome.rule != "explore" and calls:
+            share = LATELY if seen.lately_s else 1.0
+            seen.lately_s += share * (outcome.seconds - seen.lately_s)
         if len(self._signatures) > MOST_SIGNATURES:
             self._signatures.clear()
         signature = (class_key(site), site.size)

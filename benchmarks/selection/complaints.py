@@ -182,7 +182,7 @@ COMPLAINTS: dict[str, Complaint] = {
     "compiled-sampler": Complaint(
         ("pymc-devs/pymc#7926", "pymc-devs/pymc#8079"),
         "the faster sampler should be taken by itself where its compilation is repaid, and only there",
-        scenarios.compiled_sampler, "always the default sampler", (1.35, 1.15),
+        scenarios.compiled_sampler, "always the default sampler", (1.35, 1.25),
     ),
     "different-ranks": Complaint(
         ("lattice/quda#182", "lattice/quda#199"),

@@ -199,7 +199,7 @@ def anothers_winners(calls: int, seed: int) -> Scene:
 def knob_nobody_sets(calls: int, seed: int) -> Scene:
     """Work goes over the bus from 32 tokens a batch on; on this one it pays from about 150, and nobody measures it."""
     rows = line([1, 8, 32, 64, 128, 512, 2048], (1e-4, 1.5e-3), (0.18, 3.5e-4))  # assumed: experts moved each time
-    shares = {1: 0.2, 8: 0.15, 32: 0.25, 64: 0.2, 128: 0.15, 512: 0.04, 2048: 0.01}
+    shares = {1.0: 0.2, 8.0: 0.15, 32.0: 0.25, 64.0: 0.2, 128.0: 0.15, 512.0: 0.04, 2048.0: 0.01}
     return _scene(machine("offload", {"experts": rows}), calls, seed, from_size(32), shares)
 
 

@@ -163,6 +163,6 @@ def test_several_trials_are_proposed_the_most_worthwhile_first():
 
 
 def test_a_variant_that_never_ran_at_this_size_must_gain_more_than_its_doubt():
-    known, hoped = candidate("numpy", 1.0), candidate("torch", 0.9, "nearby", sigma=0.4)
+    known, hoped = candidate("numpy", 1.0), candidate("torch", 0.85, "nearby", sigma=0.4)
     hoped = replace(hoped, prediction=replace(hoped.prediction, evidence=0))
     assert POLICY.rank(Question((known, hoped), "numpy")).rule == "guard"

@@ -7,7 +7,7 @@ import random
 from typing import NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pointsman.executors import registry
 from pointsman.executors.base import Variant
@@ -28,7 +28,11 @@ from pointsman.telemetry.outcome import Outcome, Site
 
 pytestmark = pytest.mark.usefixtures("all_imported")
 # The fixtures say which libraries count as imported and put back what was registered: the same for every example.
-LAWS = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# The examples are always the same; a failing one is shown as it was found, for to make it smaller takes minutes.
+LAWS = settings(
+    max_examples=25, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
 BACKENDS = ("numpy", "scipy", "numba", "torch", "jax")
 SIZES = (100, 10**4, 10**6)
 SHARE = 0.02
@@ -144,7 +148,7 @@ def drive(seed: int, calls: int, *, explore: float = SHARE, batch: int = 4) -> t
     names = BACKENDS[: chance.randint(2, 5)]
     sizes = [10 ** chance.randint(2, 7) for _ in range(chance.randint(1, 3))]
     truth: dict[tuple[str, int], float] = {}
-    base, trace, at_risk_s = 10 ** chance.uniform(-6, -1), [], 0.0
+    base, trace, at_risk_s = 10 ** chance.uniform(-5, 1), [], 0.0
     for number in range(calls):
         size = chance.choice(sizes)
         sites = {name: Site("op", name, "float64", str(round(2 * math.log2(size))), "", size, size) for name in names}
@@ -227,7 +231,7 @@ def test_a_trial_is_handed_out_only_while_all_that_are_out_fit_the_credit(seed, 
     assert handed <= credit
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(LAWS, max_examples=8)
 @given(st.integers(0, 10**6))
 def test_the_same_seed_gives_the_same_trace(seed):
     assert drive(seed, 200)[0] == drive(seed, 200)[0]
@@ -254,12 +258,12 @@ def observed(draw: st.DrawFn) -> list[tuple[str, int, float, float]]:
     made = []
     for age in ages:
         name = draw(st.sampled_from(BACKENDS[:3]))
-        took = level[name] * draw(st.sampled_from([0.95, 1.0, 1.0, 1.1, 20.0]))
+        took = level[name] * draw(st.sampled_from([0.99, 1.0, 1.0, 1.01, 20.0]))
         made.append((name, draw(st.sampled_from(SIZES[:2])), float(age), took * (factor if age < turn else 1.0)))
     return made
 
 
-@LAWS
+@settings(LAWS, max_examples=60)
 @given(observed(), st.randoms(use_true_random=False))
 def test_the_order_in_which_time_stamped_outcomes_arrive_changes_nothing(given_, chance):
     """Neither the sketches nor the choices, however they are shuffled and however the batches fall."""
@@ -286,6 +290,19 @@ def test_the_order_in_which_time_stamped_outcomes_arrive_changes_nothing(given_,
         for one, two in zip(decisions, decided, strict=True):
             assert two.variant == one.variant
             assert two.predicted_s == pytest.approx(one.predicted_s, rel=1e-6)
+
+
+@pytest.mark.parametrize("order", [("scipy", "torch"), ("torch", "scipy")])
+def test_of_two_within_the_tie_band_the_one_first_told_of_has_no_advantage(order):
+    clock = Clock()
+    selector = selector_on(new_history(clock), clock, explore=0.0)
+    w = WorkloadCharacteristics(operation_type="op", data_size=10**4)
+    for backend in (*order, "numpy"):
+        for age in range(8):
+            took = {"scipy": 1.01e-3, "torch": 1e-3, "numpy": 5e-3}[backend]
+            selector.history.record(Outcome(selector.sites.of(w, backend), EPOCH_S - age, took))
+    selector.flush()
+    assert selector.decide(w).variant == "scipy"  # the canonical order decides, as for a fresh process
 
 
 # ---- freezing, protection
