@@ -70,6 +70,8 @@ class Curves(CostModel):
         self._defaults: dict[tuple[str, str], str] = {}
         self._backends: dict[str, str] = {}
         self._elsewhere: Elsewhere | None = None
+        self._measured: dict[tuple[str, str], _Points] = {}
+        self._siblings: dict[_Key, Fit] = {}
         self._changes = 0
         self.carry: Callable[[Site, str], float] | None = None
 
@@ -107,7 +109,8 @@ class Curves(CostModel):
     def forget(self, changed: set[tuple[str, str]] | None) -> None:
         """Drop fits of changed groups, and of the same operations in other dtypes, which may rest on them."""
         operations = None if changed is None else {operation for operation, _ in changed}
-        for kept in (self._fits, self._cold):
+        everything: tuple[dict[Any, Any], ...] = (self._fits, self._cold, self._measured, self._siblings)
+        for kept in everything:
             for key in list(kept):
                 if operations is None or key[0] in operations:
                     kept.pop(key, None)
@@ -130,6 +133,8 @@ class Curves(CostModel):
         if moves is not None:
             seconds = math.exp2(mu)
             mu = math.log2(max(seconds - moves[0], LEAST_SHARE * seconds) + moves[1])
+        if curve.at is None and "@cuda" in site.variant and "cuda" not in site.detail:
+            mu = math.log2(math.exp2(mu) + 16.0 * site.size / GPU_BYTES_PER_S)  # in and out again
         if curve.at is None:
             return Prediction(mu * LN2, sigma * LN2, 0, curve.mean.source, SCATTER)
         sketch = self._state.of(site.operation, site.dtype).get((site.cell, context))
@@ -138,7 +143,7 @@ class Curves(CostModel):
         return Prediction(mu * LN2, sigma * LN2, count, "measured" if count else "nearby", noise)
 
     def _moves(self, site: Site, backend: str, curve: Fit) -> tuple[float, float] | None:
-        """(seconds of the conversions in the calls that the curve was fitted to, NumPy's; those here); None: the same."""
+        """(seconds of the conversions in the calls that were fitted, NumPy's; those here); None: the same."""
         assert self.carry is not None
         seen = {str(detail).rpartition(";")[2] for detail in curve.at.detail} if curve.at is not None else set()
         if site.detail.rpartition(";")[2] in seen:
@@ -157,21 +162,20 @@ class Curves(CostModel):
         if sibling is not None:
             return sibling
         if "@cuda" in site.variant:
-            moved = 0.0 if "cuda" in site.detail else 16.0 * site.size / GPU_BYTES_PER_S  # in and out again
-            return Mean(GPU_LAUNCH_S + moved, GPU_RATE, None, 0.0, LEVEL_GUESS)
+            return Mean(GPU_LAUNCH_S, GPU_RATE, None, 0.0, LEVEL_GUESS)
         overhead = BASE_S + OVERHEAD_S.get(backend, 0.0)
         if site.variant == default.variant:
             return Mean(overhead, RATE, None, 0.0, LEVEL_GUESS)
         known = self._others().of(site.variant, backend)
         if known.overhead is not None:
             overhead = math.exp2(known.overhead)
-        held = [s for _, _, s in points.get(default.variant, ())]
+        held = [s for _, _, s in _calm(points.get(default.variant, ()))]
         if known.faster is not None and held:
             largest = max(held, key=lambda s: s.log2_work)
             rate = math.exp2(largest.log2_work - log2_s(largest) + known.faster)
             level = max(LEVEL_ELSEWHERE, known.doubt) if math.isfinite(known.doubt) else LEVEL_LEANING
             return Mean(overhead, rate, None, 0.0, min(level, LEVEL_GUESS))
-        rates = [max(s.log2_work - log2_s(s) for _, _, s in found) for found in points.values()]
+        rates = [max(s.log2_work - log2_s(s) for _, _, s in _calm(found)) for found in points.values()]
         if not rates:
             return Mean(overhead, RATE, None, 0.0, LEVEL_GUESS)
         centre = BEST * max(rates) + (1.0 - BEST) * fmean(rates)  # one that stands out says less about the next
@@ -183,7 +187,7 @@ class Curves(CostModel):
             if other == site.dtype:
                 continue
             theirs = self._points(site.operation, other)
-            points = theirs.get(site.variant)
+            points = _calm(theirs.get(site.variant, ()))
             if not points:
                 continue
             theirs_default = (
@@ -191,7 +195,11 @@ class Curves(CostModel):
                 theirs.get(default.variant, ()),
             )
             shift = 0.0 if site.variant == default.variant else _difference(*theirs_default)
-            curve = fit(self._plain(backend=self._backends.get(site.variant, ""), points=theirs), points)
+            key = (site.operation, site.variant, other)
+            curve = self._siblings.get(key)
+            if curve is None:
+                mean = self._plain(self._backends.get(site.variant, ""), theirs)
+                curve = self._siblings[key] = fit(mean, points)
             place = points[0][0]
             first, last = (f(s.log2_work for _, _, s in points) for f in (min, max))
             grid = np.arange(first - GRID, last + 1.5 * GRID, GRID)
@@ -205,14 +213,17 @@ class Curves(CostModel):
 
     def _shift(self, default: Site, measured: _Points) -> float:
         """Octaves by which the default has turned out slower here than its shipped curve says."""
-        curve, points = self._shipped(default), measured.get(default.variant)
+        curve, points = self._shipped(default), [p for p in measured.get(default.variant, ()) if p[1] == QUIET]
         if not curve or not points:
             return 0.0
         return float(np.median([log2_s(s) - interpolate(curve["points"], s.log2_work) for _, _, s in points]))
 
     def _points(self, operation: str, dtype: str) -> _Points:
         """Sketches with steady observations, by variant."""
-        out: _Points = {}
+        known = self._measured.get((operation, dtype))
+        if known is not None:
+            return known
+        out: _Points = self._measured.setdefault((operation, dtype), {})
         for (cell, context), sketch in self._state.of(operation, dtype).items():
             if sketch.count:
                 out.setdefault(cell.variant, []).append((cell, context, sketch))
@@ -225,6 +236,11 @@ class Curves(CostModel):
 
     def _shipped(self, site: Site) -> Mapping[str, Any] | None:
         return shipped.curve_of(site.operation, site.variant, site.dtype, self._given)
+
+
+def _calm(points: Sequence[Point]) -> Sequence[Point]:
+    """Those measured on a quiet machine, where there are any: what a load does to others is not known from these."""
+    return [point for point in points if point[1] == QUIET] or points
 
 
 def _difference(here: Sequence[Point], there: Sequence[Point]) -> float:

@@ -20,7 +20,7 @@ from ..telemetry.sketch import Sketch
 Array = np.ndarray[Any, np.dtype[Any]]
 LN2 = math.log(2.0)
 LENGTH, SHAPE_LENGTH = 6.0, 10.0  # octaves; shorter ones were too wiggly across a two-decade gap in replay
-OTHER_DETAIL, OTHER_CONTEXT = 0.85, 0.7  # correlation with other parameters, and with the other load
+OTHER_DETAIL, OTHER_CONTEXT = 0.85, 0.35  # correlation with other parameters, and with the other load
 WIGGLE, SLOPE = 0.4, 0.15
 MOST_POINTS = 64
 QUIET = "quiet"

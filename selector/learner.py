@@ -5,6 +5,7 @@ It knows no library, no array and no clock, so that what chooses on this machine
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from .traffic import ClassKey, Group, SizeClass, Traffic, class_key
 MOST_KEPT = 20_000
 WARM_UP_S = 0.05
 """A variant's first trial at a size class that takes less is a warm-up: it would tell of plans, caches, page faults."""
+LOST_S = 60.0
+"""A trial that has told nothing for so long, beyond what it may take, will not (its caller was interrupted)."""
 ON_PURPOSE = frozenset({"warmup", "calibrate"})
 """Rules of runs that somebody asked for in order to learn: no cost of exploring."""
 SURPRISES = 2
@@ -79,10 +82,9 @@ class Learner:
         self.lock = threading.RLock()
         self._processes = history.ledger.get(PROCESSES, 0.0)  # that have recorded something before this one
         self._counted = False
-        self._predictions: dict[tuple[ClassKey, str, tuple[str, ...]], list[Prediction]] = {}
-        self._handed_out: set[tuple[ClassKey, str]] = set()  # trials whose outcome has not been learned from
+        self._predictions: dict[tuple[ClassKey, str, tuple[str, ...], int], list[Prediction]] = {}
+        self._handed_out: dict[tuple[ClassKey, str], tuple[float, float]] = {}  # trials at large: (loss, when)
         self._warmed_up: set[Cell] = set()
-        self._at_risk_s = 0.0  # what trials may have lost since the last batch was learned from
         self._epochs = count(1)
 
     # ------------------------------------------------------------------------------------------ asking
@@ -92,7 +94,7 @@ class Learner:
         context = context or self.context
         key = class_key(options[0].site)
         names = tuple(option.variant for option in options)
-        cache = (key, context, names)
+        cache = (key, context, names, round(4.0 * math.log2(max(options[0].site.work, 1.0))))
         predictions = self._predictions.get(cache)
         if predictions is None:
             predictions = self.costs.predict([o.site for o in options], [o.backend for o in options], context)
@@ -106,7 +108,7 @@ class Learner:
             Candidate(
                 o.variant, o.backend, o.device, p, o.import_s, self._start_s(o), o.per_shape,
                 failing.get(o.variant, 0.0),
-                _lately_s(cells.get((o.site.cell, context))) if p.evidence else None,
+                _lately_s(cells.get((o.site.cell, context)), o.site) if p.evidence else None,
             )
             for o, p in zip(options, predictions, strict=True)
         )  # fmt: skip
@@ -161,8 +163,9 @@ class Learner:
         """
         ranking = self.policy.rank(question)
         first, before = ranking.order[0], question.incumbent
-        if before is None or before == first or before not in ranking.order:
-            return ranking
+        former = next((c for c in question.candidates if c.variant == before), None)
+        if former is None or before == first or former.cold_s or former.failing:
+            return ranking  # what is to be paid before it runs here, or when it fails, its latest calls do not tell
         cells = self.history.state.of(site.operation, site.dtype)
         where = context or self.context
         new, old = (cells.get((site.cell._replace(variant=name), where)) for name in (first, before))
@@ -171,9 +174,9 @@ class Learner:
         lately = [median(seconds for _, seconds, _ in sketch.recent[-LATEST:]) for sketch in (new, old)]
         if lately[0] <= lately[1] * (1.0 + REGRESSION):
             return ranking
-        order = (before, *(name for name in ranking.order if name != before))
+        order = (former.variant, *(name for name in ranking.order if name != before))
         reason = f"{first} is predicted faster, but its latest calls here took {lately[0] / lately[1]:.2f}x as long"
-        return Ranking(order, "learned", reason, ranking.trials)
+        return Ranking(order, "learned", reason, tuple(t for t in ranking.trials if t[0] != before))
 
     def _usual(self, key: ClassKey) -> float:
         """Calls of a size class that processes before this one made, on average."""
@@ -211,16 +214,19 @@ class Learner:
         """Whether the call at hand is to try the variant of `site`: once a class, while the credit covers `loss_s`."""
         key = (class_key(site), site.variant)
         with self.lock:
-            left = self.ledger.credit_s(share) - self._at_risk_s
-            if self.frozen or key in self._handed_out or loss_s > left:
+            now = self.history.now()
+            self._handed_out = {k: v for k, v in self._handed_out.items() if now - v[1] < LOST_S + v[0]}
+            left = self.ledger.credit_s(share) - sum(loss for loss, _ in self._handed_out.values())
+            if self.frozen or share <= 0.0 or key in self._handed_out or loss_s > left:
                 return False
-            self._handed_out.add(key)
-            self._at_risk_s += loss_s
+            self._handed_out[key] = loss_s, now
         return True
 
     def warms_up(self, site: Site, seconds: float) -> bool:
         """Whether a trial that took so long says nothing yet: the first one at a size class, if it was short."""
-        if seconds >= WARM_UP_S or site.cell in self._warmed_up:
+        seen = self.traffic.at(class_key(site))
+        quick = seen is not None and seconds < seen.chosen_s  # even so it beats what runs: that is news enough
+        if quick or seconds >= WARM_UP_S or site.cell in self._warmed_up:
             return False
         if len(self._warmed_up) > MOST_KEPT:
             self._warmed_up.clear()
@@ -244,7 +250,7 @@ class Learner:
                 self._count(outcome)
                 site, tried = outcome.site, outcome.rule == "explore"
                 if tried:  # what it told may call for another
-                    self._handed_out.discard((class_key(site), site.variant))
+                    self._handed_out.pop((class_key(site), site.variant), None)
                 if outcome.failure is not None:
                     failed.add((site.operation, site.dtype))
                     continue
@@ -252,7 +258,6 @@ class Learner:
                 if (self.traffic.surprised(outcome) or tried) and not self.frozen:
                     news.add((site.operation, site.dtype))
             flipped = self._flips(outcomes, surprises)
-            self._at_risk_s = 0.0
             due = failed if self.frozen else failed | news | recovered()
             if not self.frozen:
                 due |= self.traffic.grown(changed)
@@ -262,7 +267,6 @@ class Learner:
             if due:
                 self.costs.forget(due)
                 self._predictions = {k: v for k, v in self._predictions.items() if k[0][:2] not in due}
-                self._handed_out = {key for key in self._handed_out if key[0][:2] not in due}
                 self.epoch = next(self._epochs)
             return due
 
@@ -275,6 +279,12 @@ class Learner:
             if not on_purpose:
                 self.ledger.paid(outcome.seconds, 0.0, trial=trial, attempts=0)
             return
+        if outcome.calls > 1:  # one of many: a stall in it is no stall in all of them
+            known = self.traffic.at(class_key(outcome.site))
+            if known is not None and outcome.seconds > known.high_s:
+                once = outcome._replace(calls=1)
+                outcome = outcome._replace(seconds=known.chosen_s, calls=outcome.calls - 1)
+                self._count(once)
         seen, calls = self.traffic.count(outcome), float(outcome.calls)
         by_default = outcome.site.variant == seen.default  # what it takes is what it would have taken
         basis = seen.default_s if seen.default_known and not by_default else outcome.seconds
@@ -284,7 +294,7 @@ class Learner:
         """Take over the load that this batch was labelled with: at once if calls took what nobody expected, else when
         the next batch says the same; a passing load is not worth new tables."""
         label = outcomes[-1].context if outcomes else self.context
-        flips = label != self.context and (label == self._last_context or surprises >= SURPRISES)
+        flips = not self.frozen and label != self.context and (label == self._last_context or surprises >= SURPRISES)
         self._last_context = label
         if flips:
             self.context = label
@@ -304,5 +314,9 @@ class Learner:
             self.epoch = next(self._epochs)
 
 
-def _lately_s(sketch: Sketch | None) -> float | None:
-    return sketch.recent[-1][1] if sketch is not None and sketch.recent else None
+def _lately_s(sketch: Sketch | None, site: Site) -> float | None:
+    """What the latest call took, for as much work as `site` has."""
+    if sketch is None or not sketch.recent:
+        return None
+    _, seconds, work = sketch.recent[-1]
+    return seconds * max(site.work, 1.0) / math.exp2(work)

@@ -46,7 +46,7 @@ class ValueOfInformation(Policy):
 
 
 def _score(candidate: Candidate, question: Question, default: Candidate) -> float:
-    """Expected seconds a call, with what is still cold divided by the calls still expected, and what follows failures."""
+    """Expected seconds a call: what is cold divided by the calls still expected, and what follows failures."""
     import_s = 0.0 if candidate.backend in question.import_earned else candidate.import_s
     many = max(question.calls, question.usual, 1.0)
     compiled = max(question.calls, 1.0) if candidate.per_shape else many
@@ -73,7 +73,10 @@ def _choose(
         best = incumbent  # within noise, staying put beats flapping
     if best is default:
         if default.prediction.source in ("measured", "nearby"):
-            return default, "learned", "the default is the fastest that is known here"
+            faster = any(c.prediction.mean_s < default.prediction.mean_s and c.cold_s for c in informed)
+            calls = max(question.calls, question.usual, 1.0)
+            cold = f"what would be faster is not repaid, cold as it is, by the {calls:.3g} calls expected"
+            return default, "learned", cold if faster else "the default is the fastest that is known here"
         return default, "default", "nothing promises to beat the default"
     gain = scores[default.variant] / scores[best.variant]
     margin = GUARD if best.prediction.evidence else max(GUARD, math.expm1(CAUTION * best.prediction.sigma))
@@ -122,10 +125,11 @@ def _due_again(candidate: Candidate, now: float, question: Question) -> bool:
     After so much has been spent without it that looking costs a thousandth; and again at once while its latest call
     would have won, until enough calls say so for its level to count as changed, or one says the contrary.
     """
+    if candidate.lately_s is None:  # it never ran here: what is believed of it may be wrong by any factor
+        costs = max(candidate.prediction.mean_s - now, 0.2 * now) + candidate.cold_s
+        return candidate.prediction.source == "prior" and question.spent_s * LOOK_ONCE > costs
     if candidate.cold_s:
         return False
-    if candidate.lately_s is None:  # whatever priors say, that it has never been seen here is reason for one look
-        return question.spent_s * LOOK_ONCE > candidate.prediction.mean_s and not candidate.prediction.evidence
     if candidate.lately_s * (1.0 + GUARD) < now:
         return True
     since = question.unseen_s.get(candidate.variant, 0.0)

@@ -23,7 +23,7 @@ CLASS_SIZE = 1 << 20
 SETTLED, MOST_SIGHTINGS = 16, 1 << 15
 """So many calls repay an entry of a signature's own: making one costs 150 us, going by its class 5 us a call."""
 RENEWED = 256
-"""Entries of a dispatcher that are decided anew by the flusher; older ones when they are next asked for."""
+"""Entries of a dispatcher that are decided anew by the flusher at once, the latest; dropping more would cost more."""
 AHEAD = 64
 """Of those, so many are decided for the other load as well."""
 
@@ -98,9 +98,10 @@ class Tables:
             if (request.operation, request.dtype) not in due:
                 continue
             left -= 1
-            if entry.scoped or left < 0:  # a scope cannot be entered here; thousands are made when asked for
+            if entry.scoped:  # a scope cannot be entered here
                 for kept in self._by_load.values():
                     kept.pop(key, None)
+            if entry.scoped or left < 0:  # of thousands the latest; the others go on as they are
                 continue
             self._renew(current, key, entry)
             for context, kept in self._by_load.items():

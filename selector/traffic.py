@@ -14,6 +14,8 @@ REFIT_GROWTH = 0.1
 MOST_SIGNATURES = 20_000
 SURPRISE, SURPRISES = 1.3, 6
 """So many calls in a row that differ by this factor from what was expected are a change of level: fit anew."""
+LEAST_SURPRISE_S = 2e-5
+"""A slow path, a page fault or a timer's tick is no news about a short call."""
 LATELY = 0.2
 """Weight of the newest call in the mean of the latest."""
 NEAR, AHEAD = 6.0, 16.0
@@ -89,7 +91,6 @@ class Traffic:
         if outcome.failure is None:
             mark = (site.operation, site.dtype, site.variant)
             self._tried[mark] = max(self._tried.get(mark, -math.inf), seen.x)
-            seen.incumbent = seen.incumbent or site.variant
         seen.calls += calls
         seen.spent_s += outcome.seconds * calls
         seen.last[site.variant] = seen.spent_s
@@ -120,8 +121,9 @@ class Traffic:
         if outcome.cold or outcome.site.variant != seen.incumbent or not seen.chosen_s:
             return False
         ratio, size = outcome.seconds / seen.chosen_s, outcome.site.work / math.exp2(seen.x)
-        if min(1.0, size) / SURPRISE < ratio < max(1.0, size) * SURPRISE:
-            seen.surprises, seen.patience = 0, SURPRISES
+        usual = min(1.0, size) / SURPRISE < ratio < max(1.0, size) * SURPRISE
+        if usual or abs(outcome.seconds - seen.chosen_s) < LEAST_SURPRISE_S:
+            seen.surprises = 0
             return False
         seen.surprises += 1
         if seen.surprises < seen.patience:

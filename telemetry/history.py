@@ -13,6 +13,7 @@ import warnings
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -229,8 +230,10 @@ class History:
             try:
                 if self._round(_WRITE_EVERY_S):
                     idle_since = self._monotonic()
-            except HistoryWarning as warning:  # the user has turned warnings into errors; no thread of ours may die
-                _log.warning("%s", warning)
+            except (
+                Exception
+            ) as error:  # warnings may be errors here, and an outcome nonsense; no thread of ours may die
+                _log.warning("%s: %s", type(error).__name__, error)
             if self._closed or self._monotonic() - idle_since >= _IDLE_ROUNDS_S:
                 with self._waking:
                     self.awake = False  # first, then look: whoever appends from now on wakes us again
@@ -286,6 +289,8 @@ class History:
         offset = self._clock() - self._monotonic()
         outcomes = []
         for item in items:
+            if not isfinite(item[2]):  # of both forms: the seconds
+                continue
             if type(item) is tuple:
                 site, ended, seconds, rule, *more = item
                 label, calls = more or ("", 1)
