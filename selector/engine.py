@@ -14,6 +14,7 @@ from ..telemetry.history import History
 from ..telemetry.marks import Held
 from ..telemetry.outcome import Failure, Outcome, Site
 from . import rules
+from . import settings as settings_module
 from .advice import Advice
 from .base import CostModel, Policy
 from .constraints import LARGE_WORKSPACE, Machine, breaker_key, place_of, variants_of, why_not
@@ -42,6 +43,7 @@ class Choice:
     default_s: float
     tickets: list[str] = field(default_factory=list)
     losses: dict[str, float] = field(default_factory=dict)  # what each trial may lose at most, seconds
+    generation: int = 0  # of the settings under which it was made
     stride: int = 1
     sampling: Sampling | None = None  # which calls are verified; None: none of them
 
@@ -131,7 +133,7 @@ class Engine:
         self, request: Request, fit: list[Variant], excluded: list[tuple[str, str]], settings: Settings,
         preferred: str | None, who: str, protected: bool, context: str | None,
     ) -> Choice:  # fmt: skip
-        learner, sites = self.learner, {v.name: request.site(v) for v in fit}
+        learner, sites, generation = self.learner, {v.name: request.site(v) for v in fit}, settings_module.generation
         first = sites[fit[0].name]
         context = context or learner.context
         candidates = learner.candidates([self._option(request, v, sites[v.name]) for v in fit], context)
@@ -160,7 +162,7 @@ class Engine:
         return Choice(
             request, decision, {v.name: v for v in fit}, sites,
             default_s=by_name[default].prediction.seconds,
-            tickets=[name for name, _ in reversed(ranking.trials)], losses=dict(ranking.trials),
+            tickets=[name for name, _ in reversed(ranking.trials)], losses=dict(ranking.trials), generation=generation,
             stride=max(1, min(MOST_STRIDE, int(SAMPLE_S / max(expected, 1e-7)))),
             sampling=self._sampling(request, settings),
         )  # fmt: skip

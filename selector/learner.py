@@ -168,7 +168,7 @@ class Learner:
             return ranking  # what is to be paid before it runs here, or when it fails, its latest calls do not tell
         cells = self.history.state.of(site.operation, site.dtype)
         where = context or self.context
-        new, old = (cells.get((site.cell._replace(variant=name), where)) for name in (first, before))
+        new, old = (cells.get((site.cell._replace(variant=name), where)) for name in (first, former.variant))
         if new is None or old is None or min(new.count, old.count) < REPLAYED:
             return ranking
         lately = [median(seconds for _, seconds, _ in sketch.recent[-LATEST:]) for sketch in (new, old)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from math import prod
 
@@ -100,11 +101,12 @@ class Request:
     def work_of(self, variant: Variant) -> float:
         """Elementary operations that `variant` needs for it: declared, else counted in elements."""
         if self.work is not None:
-            return max(self.work, 1.0)
+            return max(self.work, 1.0) if math.isfinite(self.work) else 1.0
         operation = self.known_operation()
         declared = variant.work or (operation.work if operation else None)
         if declared is not None:
-            return max(float(declared(self.shapes, self.parameters)), 1.0)
+            work = float(declared(self.shapes, self.parameters))
+            return max(work, 1.0) if math.isfinite(work) else 1.0
         return max(float(sum(prod(shape) for shape in self.shapes)), 1.0)
 
     def bytes_of(self, variant: Variant) -> int:

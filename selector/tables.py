@@ -8,6 +8,7 @@ from typing import Any
 from ..executors.base import Variant
 from ..executors.errors import NoCandidateError
 from ..executors.prepare import Prepared
+from . import settings
 from .arguments import class_of
 from .engine import MOST_STRIDE, Choice, Engine, compiles
 from .entry import Entry
@@ -50,7 +51,14 @@ class Tables:
         self.classes = {}
 
     def remember(self, key: Any, prepared: Prepared, choice: Choice, like: tuple[Any, ...]) -> None:
-        """Have later calls of signature `key` run by `choice`; `like` says what kinds of arguments it was made for."""
+        """Have later calls of signature `key` run by `choice`; `like` says what kinds of arguments it was made for.
+
+        Not where it was overtaken while its call ran: by other settings, or by what was learned meanwhile.
+        """
+        learner = self._engine.learner
+        overtaken = choice.decision.table != learner.epoch and not learner.frozen
+        if choice.generation != settings.generation or overtaken:
+            return
         entries = self._by_load[choice.decision.context]
         if len(entries) >= MOST_ENTRIES:
             self.clear()  # rare, and cheaper than keeping an order on the hot path

@@ -65,15 +65,9 @@ class History:
     _rows: list[Outcome]
 
     def __init__(
-        self,
-        path: Path | None = None,
-        *,
-        background: bool = True,
-        clock: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.perf_counter,
-        meter: LoadMeter | None = None,
-        log_rows: int = LOG_ROWS,
-    ) -> None:
+        self, path: Path | None = None, *, background: bool = True, clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.perf_counter, meter: LoadMeter | None = None, log_rows: int = LOG_ROWS,
+    ) -> None:  # fmt: skip
         # Ten times the bound, so that what is dropped is counted by the flusher unless it is held up for seconds.
         self.buffer: deque[Any] = deque(maxlen=10 * WAITING)
         self.awake = not background
@@ -116,10 +110,7 @@ class History:
             return cls(None, **options)
         path = history_path(location)
         with _OPENING:
-            history = _OPEN.get(str(path))
-            if history is None:
-                history = _OPEN[str(path)] = cls(path, **options)
-            return history
+            return _OPEN.get(str(path)) or _OPEN.setdefault(str(path), cls(path, **options))
 
     @property
     def status(self) -> str:
@@ -147,6 +138,8 @@ class History:
             return
         with self._waking:
             if self._flusher is None:
+                if self._meter is not None:
+                    self._meter.read()  # the first label is about what follows
                 flusher = threading.Thread(target=self._run, name="pointsman-flusher", daemon=True)
                 with contextlib.suppress(RuntimeError):  # the interpreter is ending: the last flush takes what waits
                     flusher.start()
