@@ -39,7 +39,7 @@ Handler = Callable[[argparse.Namespace], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 for a failure, 2 for wrong use.
+    """Run one command; returns the exit code: 0, 1 for a failure, 2 for wrong use, 130 if interrupted.
 
     Parameters
     ----------
@@ -60,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PointsmanError, MemoryError) as error:
         print(f"pointsman: {error or type(error).__name__}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("pointsman: interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # `pointsman summary | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -110,12 +113,14 @@ def _explain(arguments: argparse.Namespace) -> int:
         decision = selector.decide(
             pointsman.WorkloadCharacteristics(
                 operation_type=operation, shapes=shapes, dtype=arguments.dtype, requires_gradient=arguments.grad,
-                parameters={**usual(known), **dict(arguments.param)},
+                expected_calls=arguments.calls, parameters={**usual(known), **dict(arguments.param)},
             )
         )  # fmt: skip
     else:  # what a call would ask, so that what calls have taught counts
         args, keywords = fitting(known, shapes, arguments, zeros)
-        decision = selector.dispatcher(operation).explain(*args, **keywords)
+        dispatcher = selector.dispatcher(operation)
+        request = dispatcher.request(args, keywords)
+        decision = dispatcher.engine.choose(dataclasses.replace(request, expected_calls=arguments.calls)).decision
     close = operations.close_to(operation) if known is None else None
     if close is not None:
         note = f"no kernel is called {operation!r}; did you mean {close!r}?"
@@ -288,6 +293,12 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _workload_arguments(p)
     p.add_argument("--grad", action="store_true", help="the result must be differentiable")
+    p.add_argument(
+        "--calls",
+        type=parse_count,
+        metavar="N",
+        help="calls still to come, which must repay imports and compiling (default: as many as there were)",
+    )
     _json_option(p)
 
     p = _command(

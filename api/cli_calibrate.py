@@ -15,7 +15,8 @@ from pointsman.cli_inputs import WrongUseError, parse_seconds
 WHAT = (
     "measure this machine within a time budget, so that first decisions are informed; a second run goes on where the "
     "first one ended, and Ctrl-C keeps what was measured. Exit code 1 if others kept the machine busy: their share is "
-    "recorded as a busy machine's, and the result is not to be trusted for a quiet one. 130 if interrupted."
+    "recorded as a busy machine's, and the result is not to be trusted for a quiet one, or if it cannot be kept. "
+    "130 if interrupted."
 )
 EXAMPLE = "pointsman calibrate --budget 60 fft matmul"
 REDRAW_S = 0.1
@@ -48,11 +49,14 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(result.to_json(), indent=2) + "\n")
     else:
         _report(console, result)
+    if result.obstacle:
+        sys.stderr.write(f"pointsman: what was measured is not kept: {result.obstacle}; choose another file with "
+                         "POINTSMAN_HISTORY, and run it again\n")  # fmt: skip
     if not result.trusted:
         sys.stderr.write(f"pointsman: {_not_trusted(result)}\n")
     if result.ended == "interrupted":
         return 130
-    return 0 if result.trusted else 1
+    return 0 if result.trusted and not result.obstacle else 1
 
 
 @contextmanager
@@ -118,8 +122,9 @@ def _report(console: Any, result: Any) -> None:
         f"{result.samples} samples and {result.first_calls} first calls in {result.spent_s:.1f} of "
         f"{result.budget_s:g} s{known}"
     )
-    console.print(Text(f"kept in {result.location}"))
-    console.print(_ENDINGS[result.ended])
+    console.print(Text(f"not kept: {result.obstacle}" if result.obstacle else f"kept in {result.location}"))
+    if not result.obstacle:
+        console.print(_ENDINGS[result.ended])
 
 
 _ENDINGS = {

@@ -14,6 +14,7 @@ import numpy as np
 from pointsman.selector import operations
 from pointsman.selector.dtypes import canonical_dtype
 
+MOST_CALLS = 10**15  # a float still counts them one by one
 Shapes = tuple[tuple[int, ...], ...]
 
 SHAPE_HELP = "axes joined by x or commas, operands by | or as further arguments: 1000x1000, 4096, '512x64|64x8'"
@@ -66,9 +67,11 @@ def parse_operation(text: str) -> str:
 
 
 def parse_count(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no count; give a whole number, 1 or more")
+    """A whole number from 1 to `MOST_CALLS`."""
+    if not text.isdecimal() or len(text) > len(str(MOST_CALLS)) or not 1 <= int(text) <= MOST_CALLS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r:.40} is no count; give a whole number, 1 or more ({MOST_CALLS:.0e} at most)"
+        )
     return int(text)
 
 

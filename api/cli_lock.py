@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pointsman.cli_inputs import WrongUseError, parse_count
-from pointsman.executors.errors import PointsmanError
 
+MERGED = "merged.sqlite"
 Command = Callable[..., argparse.ArgumentParser]
 """Adds a command: (commands, name, handler, what it does, an example)."""
 
@@ -48,7 +48,8 @@ def add_merge(actions: Any, command: Command) -> None:
         "pointsman history merge mine.sqlite yours.sqlite --into ours.sqlite",
     )  # fmt: skip
     p.add_argument("file", metavar="FILE", nargs="+", type=Path, help="two or more histories")
-    p.add_argument("--into", metavar="FILE", required=True, type=Path, help="the new history; it must not exist")
+    p.add_argument("--into", metavar="FILE", default=MERGED, type=Path,
+                   help="the new history; it must not exist (default: %(default)s, in this folder)")  # fmt: skip
     p.add_argument("--other-machine", action="store_true", help="take files that are named after another machine too")
     p.add_argument("--json", action="store_true", help="print plain JSON, for programs")
 
@@ -65,8 +66,8 @@ def _export(arguments: argparse.Namespace) -> int:
             raise WrongUseError(f"{str(path)!r} is there, and is no lock to be replaced ({error})") from error
     try:
         lock = pointsman.export_lock(path, **({"calls": arguments.calls} if arguments.calls else {}))
-    except OSError as error:
-        raise WrongUseError(f"the lock cannot be written to {str(path)!r} ({error}); choose another file") from error
+    except LockError as error:
+        raise WrongUseError(str(error)) from error
     if path is None:
         print(lock.text(), end="")
     else:
@@ -79,13 +80,27 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     from pointsman.selector import pinning
-    from pointsman.selector.lock import Lock
+    from pointsman.selector.lock import Lock, LockError
 
-    lock = Lock.read(arguments.file)
+    try:
+        lock = Lock.read(arguments.file)
+    except LockError as error:
+        raise WrongUseError(str(error)) from error
     lines, apart = pinning.compare(lock), pinning.versions_apart(lock)
+    unknown = pinning.unknown_operations(lock)
+    if unknown:
+        print(f"pointsman: not known here: {', '.join(unknown)}; of these only the libraries are checked. Right for "
+              "functions of your own, else a slip", file=sys.stderr)  # fmt: skip
+    if not lock.pins:
+        print(f"pointsman: {arguments.file} holds no choice: under it, everything takes the default", file=sys.stderr)
     broken = [line for line in lines if line.why_not]
     if arguments.json:
-        told = {"runs": not broken, "versions": apart, "choices": [line.to_json() for line in lines]}
+        told = {
+            "runs": not broken,
+            "versions": apart,
+            "unknown": unknown,
+            "choices": [line.to_json() for line in lines],
+        }
         print(json.dumps(told, indent=2))
         return 1 if broken else 0
     for text in (*(line.told() for line in lines), *(f"version: {note}" for note in apart)):
@@ -101,11 +116,12 @@ def _merge(arguments: argparse.Namespace) -> int:
     from pointsman.telemetry.merging import MergeError, merge
 
     try:
-        done = merge(arguments.file, arguments.into, other_machine=arguments.other_machine)
+        done = merge(
+            arguments.file, arguments.into, other_machine=arguments.other_machine,
+            tell=lambda note: print(f"pointsman: {note}", file=sys.stderr, flush=True),
+        )  # fmt: skip
     except MergeError as error:
-        raise PointsmanError(str(error)) from error
-    for note in done.notes:
-        print(f"pointsman: {note}", file=sys.stderr)
+        raise WrongUseError(str(error)) from error
     if arguments.json:
         print(json.dumps(vars(done), indent=2))
         return 0

@@ -33,7 +33,7 @@ from ..telemetry.state import State
 from . import agreement
 from .base import Arguments, Kernel
 from .calibrate_plan import ENOUGH, HOPELESS, MOST_SAMPLES, SAMPLING_S, SIZES, Cell, Plan, Series, Step
-from .calibrate_result import Calibration, Note, default_and_best, rows_of
+from .calibrate_result import Calibration, Note, default_and_best, rows_of, why_not_kept
 from .calibrate_watch import PATIENCE_S, READ_EVERY_S, Watch
 
 RULE = "calibrate"
@@ -47,7 +47,7 @@ BUSY_SHARE = 0.1
 
 
 def calibrate(
-    operations: Sequence[str] | None = None, *, budget_s: float = 60.0, strict: bool = False,
+    operations: Sequence[str] | str | None = None, *, budget_s: float = 60.0, strict: bool = False,
     selector: IntelligentBackendSelector | None = None, tell: Callable[[Note], None] | None = None,
     sizes: Sequence[int] = SIZES, meter: LoadMeter | None = None, clock: Callable[[], float] = time.perf_counter,
     pause: Callable[[float], None] = time.sleep,
@@ -58,7 +58,7 @@ def calibrate(
 
     Parameters
     ----------
-    operations : names of kernels; None: all there are, registered ones too.
+    operations : names of kernels, or one; None or none: all there are, registered ones too.
     budget_s : wall seconds, imports and compilations included; the last call may overshoot it.
     strict : measure nothing while others use the machine; otherwise such times are recorded as a busy machine's.
     selector : whose history it goes to; None: the shared one.
@@ -71,7 +71,7 @@ def calibrate(
     ValueError
         An operation has no sample inputs to be measured on (those that have are listed), or nothing would be recorded.
     """
-    names = agreement.names()
+    names, operations = agreement.names(), (operations,) if isinstance(operations, str) else operations
     for name in operations or ():
         if name not in names:
             close = known_operations.meant(name, names)
@@ -126,6 +126,8 @@ class _Run:
     def run(self) -> Calibration:
         """Measure; see `calibrate`."""
         watch = self._watch
+        if why := why_not_kept(self._history):
+            self._say("failed", f"what is measured cannot be kept: {why}")
         try:
             watch.pause(READ_EVERY_S)
             watch.look(now=True)
@@ -135,10 +137,11 @@ class _Run:
         finally:
             self._take_in()
             self._history.flush()
-        trusted = watch.busy_s <= BUSY_SHARE * watch.measured_s and ended != "busy"
+        quiet = watch.busy_s <= BUSY_SHARE * watch.measured_s if watch.measured_s else not watch.load.busy
         return Calibration(
-            ended, self._budget_s, watch.spent_s(), self.samples, self.first_calls, self.known, self.failures, trusted,
-            watch.most_cores, rows_of(self.plan.cells(), self.plan.predictions), self._history.location,
+            ended, self._budget_s, watch.spent_s(), self.samples, self.first_calls, self.known, self.failures,
+            quiet and ended != "busy", watch.most_cores, rows_of(self.plan.cells(), self.plan.predictions),
+            self._history.location, why_not_kept(self._history),
         )  # fmt: skip
 
     def _left(self) -> float:

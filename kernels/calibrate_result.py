@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from math import exp, log
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..selector.base import Prediction
 from ..selector.policy import GUARD, TIE
+from ..telemetry.files import obstacle
+from ..telemetry.history import History
 from .calibrate_plan import Cell, Series, power
 
 
@@ -59,6 +62,7 @@ class Calibration:
     busy_cores : the most that others used at one time, in cores.
     rows : what is known now, of what was looked at.
     location : where it is kept.
+    obstacle : why it cannot be kept there; "" where it is.
     """
 
     ended: str
@@ -72,10 +76,18 @@ class Calibration:
     busy_cores: float
     rows: tuple[Row, ...]
     location: str
+    obstacle: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         return {**asdict(self), "failures": dict(self.failures), "rows": [asdict(row) for row in self.rows]}
+
+
+def why_not_kept(history: History) -> str:
+    """Why the history is not written to its file; "" where it is, or is meant to stay in memory."""
+    if history.location == ":memory:":
+        return ""
+    return obstacle(Path(history.location)) or (history.status if history.status != "ok" else "")
 
 
 def rows_of(cells: Iterable[Cell], predictions: Callable[[Cell], Mapping[str, Prediction]]) -> tuple[Row, ...]:

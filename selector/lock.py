@@ -176,9 +176,11 @@ def _pin(number: int, entry: Any) -> Pin:
             "'20x14|8' (twice the binary logarithm of each, operands joined by |)"
         )
     expected, evidence, rule = (entry.get(name) for name in _TOLD)
-    number_ok = expected is None or (isinstance(expected, int | float) and math.isfinite(expected))
-    if not number_ok or not isinstance(evidence or 0, int) or not isinstance(rule or "", str):
-        raise LockError(f"choice {number}: {', '.join(_TOLD)} are a number, a count and a text, or left out")
+    seconds = 0.0 if expected is None else expected
+    number_ok = isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0.0 <= seconds < math.inf
+    count_ok = evidence is None or (type(evidence) is int and evidence >= 0)
+    if not number_ok or not count_ok or not isinstance(rule or "", str):
+        raise LockError(f"choice {number}: {', '.join(_TOLD)} are seconds, a count and a text, or left out")
     operation, dtype, shape_class, detail, variant = (entry[name] for name in _KEYS)
     return Pin(operation, dtype, shape_class, detail, variant, expected, evidence or 0, rule or "")
 

@@ -124,7 +124,7 @@ class Overrides:
                 "Make it able to run, make a lock on a machine like this one (pointsman lock export), ask for another "
                 f"backend in this call (require=...), or lift the lock ({settings.origin.get('lock', 'lock')})."
             )
-        excluded += [(v.name, f"not {chosen.name}: {why}") for v in fit if v is not chosen]
+        excluded += [(v.name, f"pinned to {chosen.name}: {why}") for v in fit if v is not chosen]
         return [chosen]
 
     def _pin_of(self, request: Request, settings: Settings) -> tuple[str, str]:

@@ -26,7 +26,7 @@ from ..telemetry.sketch import Sketch
 from .constraints import variants_of, why_not
 from .engine import Choice, Engine
 from .learner import Option
-from .lock import Lock, Pin
+from .lock import Lock, LockError, Pin
 from .maps import FAMILY
 from .operations import Operation, find
 from .overrides import why_missing
@@ -146,7 +146,7 @@ def export_lock(
 
     Raises
     ------
-    OSError
+    LockError
         `path` cannot be written.
 
     See Also
@@ -164,7 +164,13 @@ def export_lock(
             pins.append(Pin(*key, decision.variant, told_s, chosen.evidence, decision.rule))
     lock = Lock(tuple(sorted(pins)), machine())
     if path is not None:
-        Path(path).write_text(lock.text(), encoding="utf-8")
+        try:
+            Path(path).write_text(lock.text(), encoding="utf-8")
+        except OSError as error:
+            told = error.strerror or error
+            raise LockError(
+                f"the lock cannot be written to {os.fspath(path)!r} ({told}); choose another file"
+            ) from error
     return lock
 
 
@@ -178,6 +184,13 @@ def compare(lock: Lock, *, selector: IntelligentBackendSelector | None = None) -
         request, choice = known.get((pin.operation, pin.dtype, pin.shape_class, pin.detail), (None, None))
         compared.append(_compared(engine, pin, request, choice))
     return compared
+
+
+def unknown_operations(lock: Lock, *, selector: IntelligentBackendSelector | None = None) -> list[str]:
+    """Operations of `lock` that are neither registered here nor in the history: only their libraries are compared."""
+    selector = selector or default_selector()
+    seen = {cell.operation for cell, _ in selector.history.state.cells}
+    return sorted({pin.operation for pin in lock.pins if find(pin.operation) is None} - seen)
 
 
 def versions_apart(lock: Lock) -> list[str]:

@@ -12,8 +12,8 @@ GUARD = 0.05
 """A learned choice must beat the default by this much, or the default runs."""
 HORIZON = 2.0
 """Calls to come, as a multiple of those seen. As many again is the ski-rental bound; two was better in replay."""
-HORIZON_COLD = 1.5
-"""The same for what is paid once, whatever comes of it."""
+HORIZON_COLD = 1.0
+"""The same for what is paid once, whatever comes of it: the ski-rental bound."""
 CAUTION = 0.5
 """Standard deviations of doubt that a variant which has not run at this size must beat the default by."""
 LOOK_AGAIN = 1e-3
@@ -127,7 +127,8 @@ def _due_again(candidate: Candidate, now: float, question: Question) -> bool:
     """
     if candidate.lately_s is None:  # it never ran here: what is believed of it may be wrong by any factor
         costs = max(candidate.prediction.mean_s - now, 0.2 * now) + candidate.cold_s
-        return candidate.prediction.source == "prior" and question.spent_s * LOOK_ONCE > costs
+        worth = question.spent_s * LOOK_ONCE > costs and not (candidate.per_shape and candidate.compile_s)
+        return worth and candidate.prediction.source == "prior"
     if candidate.cold_s:
         return False
     if candidate.lately_s * (1.0 + GUARD) < now:

@@ -92,12 +92,13 @@ class Traffic:
             mark = (site.operation, site.dtype, site.variant)
             self._tried[mark] = max(self._tried.get(mark, -math.inf), seen.x)
         seen.calls += calls
-        seen.spent_s += outcome.seconds * calls
+        if not outcome.cold:  # what is paid once is not to be paid again
+            seen.spent_s += outcome.seconds * calls
         seen.last[site.variant] = seen.spent_s
         failing = seen.failing.get(site.variant, 0.0)
         if failing or outcome.failure is not None:
             seen.failing[site.variant] = failing + LATELY * ((outcome.failure is not None) - failing)
-        if outcome.rule != "explore" and calls:
+        if outcome.rule != "explore" and calls and not outcome.cold:
             share = LATELY if seen.lately_s else 1.0
             seen.lately_s += share * (outcome.seconds - seen.lately_s)
         if len(self._signatures) > MOST_SIGNATURES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from ..executors import conversion
 from ..executors.base import Variant
 from ..executors.errors import NoCandidateError
 from ..executors.fallback import own_failure
+from ..telemetry.memory import host_budget_bytes
 from ..telemetry.outcome import Failure, Outcome
 from ..telemetry.show import seconds as text
 from .arguments import stands_apart
@@ -80,6 +82,7 @@ def warmup(
     -------
     WarmUp
         Seconds for each variant, or why not. A variant that fails is told there, recorded, and left out of later calls.
+        A shape that is too large for this machine has a row without a variant.
 
     Raises
     ------
@@ -106,9 +109,15 @@ def warm_up(
     name = dispatcher.operation.name
     if not shapes:
         raise ValueError(f"warmup of {name}: give at least one shape, such as (1000, 1000), or an array as an example")
-    calls = [(*instance, *_operands(name, shape, dtype)) for shape in shapes]
     rows: list[Warmed] = []
-    for args in calls:
+    for shape in shapes:
+        _check_given(name, shape, dtype)
+    for shape in shapes:
+        try:
+            args = (*instance, *_operands(shape, dtype))
+        except MemoryError as error:
+            rows.append(Warmed(f"{name} {shape} {dtype}", "", None, f"its operands do not fit here: {error}"))
+            continue
         rows += _one_call(dispatcher, args, dict(parameters), variants)
     return WarmUp(tuple(rows))
 
@@ -151,6 +160,8 @@ def _wanted(
     if variants == "all":
         return [choice.variants[name] for name in decision.chain], []
     asked = (variants,) if isinstance(variants, str) else tuple(variants)
+    if not asked:
+        raise ValueError(f"warmup of {decision.operation}: no variant is named; give names, 'all', or None to choose")
     known = {v.name: v for v in (*choice.variants.values(), *dispatcher.operation.variants)}
     for wish in asked:
         if not any(matches(v, wish) for v in known.values()):
@@ -225,14 +236,22 @@ def _record(dispatcher: Dispatcher, outcome: Outcome) -> None:
         engine.history.record(outcome)
 
 
-def _operands(operation: str, given: Any, dtype: str) -> tuple[Any, ...]:
-    """The positional arguments of the call that `given` describes."""
+def _operands(given: Any, dtype: str) -> tuple[Any, ...]:
+    """The positional arguments of the call that `given` describes; MemoryError where they cannot be made up."""
     if conversion.kind_of(given) is not None:
         return (given,)
     if _is_shape(given):
         return (_made_up(given, dtype),)
-    if isinstance(given, tuple | list) and given:
-        return tuple(_made_up(part, dtype) if _is_shape(part) else part for part in given)
+    return tuple(_made_up(part, dtype) if _is_shape(part) else part for part in given)
+
+
+def _check_given(operation: str, given: Any, dtype: str) -> None:
+    """Raise where `given` describes no call, before any is made: a number beside no array is a slip in a shape."""
+    canonical_dtype(dtype)
+    if conversion.kind_of(given) is not None or _is_shape(given):
+        return
+    if isinstance(given, tuple | list) and any(_is_shape(p) or conversion.kind_of(p) is not None for p in given):
+        return
     raise TypeError(
         f"warmup of {operation}: found {given!r}; give a shape such as (1000, 1000), a tuple of shapes for several "
         "operands, or arrays as examples"
@@ -251,6 +270,10 @@ def _made_up(shape: tuple[int, ...], dtype: str) -> np.ndarray[Any, Any]:
     if name == "bfloat16":
         raise ValueError("warmup: NumPy has no bfloat16 to make operands of; give tensors as examples")
     kind, rng = np.dtype(name), np.random.default_rng(_SEED)
+    # Made as float64 or int64 first. Beyond what is there, Linux would not refuse but end the process.
+    left = host_budget_bytes(0.0)
+    if 8 * math.prod(map(int, shape)) > left:
+        raise MemoryError(f"making them takes more than the {left:.1e} bytes that are left")
     if kind.kind in "biu":
         return rng.integers(0 if kind.kind == "b" else 1, 2 if kind.kind == "b" else 10, shape).astype(kind)
     return np.asarray(rng.uniform(0.5, 1.5, shape), dtype=kind)

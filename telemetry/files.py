@@ -27,6 +27,10 @@ _NETWORK = {
 _NETWORK_FUSE = ("sshfs", "rclone", "glusterfs", "ceph", "s3fs", "gcsfuse", "blobfuse", "davfs", "lustre", "beegfs")
 
 
+_HEADER = b"SQLite format 3\0"
+_OURS = ("", ".sqlite", ".sqlite3", ".db")  # whoever names a history so has lost nothing else by its being moved aside
+
+
 def history_path(location: str | os.PathLike[str] | None) -> Path:
     """The file that `location` stands for; a folder, or None for the user's cache folder, has one file per host."""
     name = f"history-{fingerprint()}.sqlite"
@@ -76,11 +80,27 @@ def is_writable(path: Path) -> bool:
 def obstacle(path: Path) -> str:
     """Why a history cannot be kept at `path`, found without writing anything; "" where nothing is in the way."""
     if os.path.exists(path):
+        if path.is_dir():
+            return f"{path} is a folder"
+        if is_foreign(path):
+            return f"{path} is another file, no history"
         return "" if is_writable(path) else f"{path} or its folder may only be read"
     folder = next(place for place in path.parents if os.path.exists(place))
     if not folder.is_dir():
         return f"{folder} is no folder"
     return "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder} may not be written"
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether the file is no SQLite database by its first bytes, nor by its name: not a damaged history, then."""
+    if path.suffix.lower() in _OURS:
+        return False
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_HEADER))
+    except OSError:
+        return False
+    return bool(head) and head != _HEADER
 
 
 def move_aside(path: Path, expected: tuple[int, int] | None) -> Path | None:

@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -73,7 +73,7 @@ class _Source:
 
 def merge(
     sources: Sequence[str | os.PathLike[str]], into: str | os.PathLike[str], *, other_machine: bool = False,
-    log_rows: int = LOG_ROWS,
+    log_rows: int = LOG_ROWS, tell: Callable[[str], object] | None = None,
 ) -> Merged:  # fmt: skip
     """Write what `sources` have measured to the new file `into`, whatever their order.
 
@@ -88,6 +88,7 @@ def merge(
     into : the new file, or a folder; it must not exist.
     other_machine : whether a file that is named after another host may take part.
     log_rows : how many raw outcomes the new file keeps.
+    tell : called with each note before anything is written: raising in it stops the merge.
 
     Raises
     ------
@@ -100,6 +101,10 @@ def merge(
     _check(paths, target, other_machine=other_machine)
     read = sorted((_read(path) for path in paths), key=lambda source: source.digest)
     _refuse_copies(read)
+    notes = _notes(paths, read)
+    if tell is not None:
+        for note in notes:
+            tell(note)
     cells: dict[Key, Sketch] = {}
     for source in read:
         for key, sketch in source.cells.items():
@@ -116,7 +121,7 @@ def merge(
     _write(target, cells, rows, marks, {PROCESSES: processes} if processes else {})
     records = {str(s.path): sum(sketch.records for sketch in s.cells.values()) for s in read}
     told = {str(path): records[str(path)] for path in paths}
-    return Merged(str(target), told, len(cells), len(rows), processes, _notes(paths, read))
+    return Merged(str(target), told, len(cells), len(rows), processes, notes)
 
 
 def _in_time(row: tuple[Any, ...]) -> tuple[float, str]:
@@ -177,8 +182,8 @@ def _notes(paths: Sequence[Path], read: Sequence[_Source]) -> list[str]:
         shared = len(_moments(one) & _moments(other))
         if shared:
             notes.append(
-                f"{one.path} and {other.path} have at least {shared} outcomes in common, which now count double: one "
-                "was copied or merged from the other; merge only the later one"
+                f"{one.path} and {other.path} have at least {shared} outcomes in common, which count double in the "
+                "new file: one was copied or merged from the other; merge only the later one"
             )
     notes += [
         f"{path} does not say which machine it comes from: its name is not history-<machine>.sqlite"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import schema, statements
 from .attempts import Begun
-from .files import create_private, identity, is_writable, move_aside, on_network
+from .files import create_private, identity, is_foreign, is_writable, move_aside, on_network
 from .marks import Marks
 from .outcome import Outcome
 from .sketch import Sketch
@@ -326,6 +326,10 @@ class Recorder:
             self._tell("unusable", f"cannot be used ({text}); choose another file")
 
     def _start_anew(self, text: str) -> None:
+        if is_foreign(self.path):
+            self._lose(f"memory ({self.path.name} is no history)")
+            self._tell("foreign", "is something else, and is left as it is; choose another file")
+            return
         try:
             aside = move_aside(self.path, self._identity)
         except OSError as error:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from .measures import measure
 from .replay import Draws, Policy, Trace, replay
 
 CALLS = 20_000
+LEAST_CALLS = 20  # of each phase of a stream the last fifth is judged, and must not be empty
 ORACLE, FIXED = "oracle", ("always", "best-fixed")  # how the names of fixed policies begin
 COLUMNS = (
     "total_over_oracle", "regret_geomean", "regret_p95", "regret_max", "harm_rate", "harm_worst", "closed_gap",
@@ -79,11 +82,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print {stream: {policy: measures}} and nothing else")
     parser.add_argument("--figures", type=Path, metavar="DIR", help="draw figures into this folder")
     options = parser.parse_args(argv)
-    if options.calls < 1:
-        parser.error(f"found --calls {options.calls}; expected at least 1")
+    if options.calls < LEAST_CALLS:
+        parser.error(f"found --calls {options.calls}; expected at least {LEAST_CALLS}")
+    if options.seed < 0:
+        parser.error(f"found --seed {options.seed}; expected 0 or more")
+    if options.figures is not None and (why := _no_figures(options.figures)):
+        parser.error(f"--figures {options.figures}: {why}")
     try:
         groups = machines([Matrix.load(path) for path in options.matrices])
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         parser.error(str(error))
     table = policies([matrix for group in groups for matrix in group])
     asked = options.policy or list(table)
@@ -91,10 +98,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         unknown = [name for name in given if name not in known]
         if unknown:
             parser.error(f"no {kind} {', '.join(map(repr, unknown))}; there are: {', '.join(known)}")
-    for group in groups:
-        for name in options.stream or ():
-            if name not in streams.possible(group):
-                parser.error(f"{group[0].name} does not suffice for the stream {name!r}: {streams.NEEDS[name]}")
+    for name in options.stream or ():
+        short = [group[0].name for group in groups if name not in streams.possible(group)]
+        if len(short) == len(groups):
+            parser.error(f"{', '.join(short)} does not suffice for the stream {name!r}: {streams.NEEDS[name]}")
+        for lacking in short:  # a machine that has enough is no worse for one beside it that has not
+            print(f"{lacking}: no stream {name!r}: {streams.NEEDS[name]}", file=sys.stderr)
     results = _all(groups, table, asked, options)
     if options.json:
         json.dump(_plain(results), sys.stdout, indent=1)
@@ -105,7 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _all(groups: list[list[Matrix]], table: Mapping[str, Factory], asked: list[str], options: Any) -> Results:
     results: Results = {}
     for number, group in enumerate(groups):
-        for name in options.stream or streams.possible(group):
+        possible = streams.possible(group)
+        for name in [name for name in options.stream or possible if name in possible]:
             stream = streams.build(name, group, options.calls, options.seed)
             # One machine's streams go by their plain names; those of a further one say which.
             label = name if number == 0 else f"{name}@{group[0].name}"
@@ -115,6 +125,16 @@ def _all(groups: list[list[Matrix]], table: Mapping[str, Factory], asked: list[s
             if options.figures is not None:
                 _draw(options.figures, label, done)
     return results
+
+
+def _no_figures(folder: Path) -> str:
+    """Why no figures can be drawn into `folder`, found before anything is replayed; "" where they can."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return "matplotlib is missing; pip install matplotlib"
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        return f"{there} is no folder; give one, or a name that is free"
+    return "" if os.access(there, os.W_OK | os.X_OK) else f"{there} may not be written; give another folder"
 
 
 def _draw(folder: Path, label: str, done: Mapping[str, Trace]) -> None:

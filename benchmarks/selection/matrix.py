@@ -24,6 +24,7 @@ BUSY_CORES = 0.3  # where no context is said: above this median of others' cores
 LEAST_SPREAD, MOST_SPREAD = 0.01, 1.5
 QUARTILES = 1.349  # between the quartiles of a normal distribution, in standard deviations
 STALL_FACTOR, STALL_MIN_S = 3.0, 1e-3  # the scheduler stalls a thread for milliseconds; a slow microsecond is no stall
+MOST_NS = 1e18  # thirty years: what is longer is no time, and would drown every sum
 COMPILES = ("never", "dtype", "shape")
 PASSING = frozenset(
     {"date", "units", "versions", "python", "waited_s", "note"}
@@ -164,6 +165,8 @@ class Matrix:
         path = Path(path)
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be read ({error.strerror}); expected a file of recorded costs") from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: not JSON ({error}); expected a cost matrix with 'rows'") from None
         try:
@@ -217,6 +220,8 @@ def _matrix(name: str, data: Any) -> Matrix:
         raise _Nonsense(f"found {found}; expected an object with a list 'rows'")
     if data.get("format", FORMAT) != FORMAT:
         raise _Nonsense(f"found format {data['format']!r}; expected {FORMAT}, or none for the older form")
+    if not data["rows"]:
+        raise _Nonsense("found no rows; expected at least one with a timed variant")
     threads = data.get("threads")
     if not isinstance(threads, int) or threads < 1:
         raise _Nonsense(f"found threads {threads!r}; expected a whole number from 1")
@@ -231,7 +236,7 @@ def _matrix(name: str, data: Any) -> Matrix:
         if cell is not None and cells.setdefault(cell.key, cell) is not cell:
             raise _Nonsense(f"row {number}: found {cell.key} twice; expected every cell once")
     if not cells:
-        raise _Nonsense(f"found {len(data['rows'])} rows without a time; expected at least one timed variant")
+        raise _Nonsense(f"found no time in {len(data['rows'])} rows; expected at least one timed variant")
     other = float(np.median(others)) if others else 0.0
     context = data.get("context") or ("busy" if other > BUSY_CORES else "quiet")
     if context not in CONTEXTS:
@@ -267,7 +272,9 @@ def _cell(row: Any) -> Cell | None:
     if not timings:
         return None
     shapes = row.get("shapes") or declared_shapes(operation, size)
-    default = row.get("default", "")
+    default = row.get("default") or next(iter(timings))
+    if default not in row["r"]:
+        raise _Nonsense(f"found default {default!r} of {operation}; expected one of {', '.join(row['r'])}")
     return Cell(
         operation,
         dtype,
@@ -287,9 +294,13 @@ def _canonical(parameters: Any) -> str:
 
 
 def _timing(entry: Mapping[str, Any], work: float) -> Timing:
-    seconds = {name[:-3]: value * 1e-9 for name, value in entry.items() if name.endswith("_ns") and value is not None}
+    given = {name: value for name, value in entry.items() if name.endswith("_ns") and value is not None}
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MOST_NS:
+            raise _Nonsense(f"found {name} {value!r}; expected nanoseconds, {MOST_NS:g} at most")
+    seconds = {name[:-3]: value * 1e-9 for name, value in given.items()}
     for name in ("q1", "med", "q3", "max", "first"):
-        if not seconds.get(name, 0.0) > 0.0 or not math.isfinite(seconds[name]):
+        if not seconds.get(name, 0.0) > 0.0:
             raise _Nonsense(f"found {name}_ns {entry.get(f'{name}_ns')!r}; expected nanoseconds above 0")
     if not seconds["q1"] <= seconds["med"] <= seconds["q3"]:
         raise _Nonsense(

@@ -306,9 +306,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = options.operations.split(",")
     if unknown := set(names) - set(KERNELS):
         parser.error(f"unknown operations {sorted(unknown)}; there are: {', '.join(KERNELS)}")
-    if not options.out.absolute().parent.is_dir():
+    folder = options.out.absolute().parent
+    if not folder.is_dir():
         parser.error(f"there is no folder {options.out.parent} to write {options.out.name} into; make it first")
-    if options.largest < SMALLEST or options.per_decade < 1:
+    if options.out.is_dir():
+        parser.error(f"{options.out} is a folder; give the name of a file in it")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        parser.error(f"the folder {options.out.parent} may not be written; choose another")
+    if not 0.0 < options.budget < math.inf or not 0.0 <= options.patience < math.inf:
+        found = f"got {options.budget:g} and {options.patience:g}"
+        parser.error(f"--budget is a number of seconds above 0, and --patience of 0 or more; {found}")
+    if not SMALLEST <= options.largest < math.inf or options.per_decade < 1:
         found = f"got {options.largest:g} and {options.per_decade}"
         parser.error(f"--largest is at least {SMALLEST} elements, and --per-decade at least 1; {found}")
     if options.threads is not None:

@@ -137,7 +137,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--write", action="store_true", help=f"put the tables into {PAGE.name} instead of printing them"
     )
     options = parser.parse_args(arguments)
-    results = read(options.file)
+    try:
+        results = read(options.file)
+    except ValueError as error:
+        parser.error(str(error))
     if options.write:
         write(results, options.about)
     else:
@@ -149,14 +152,22 @@ def read(path: Path) -> Results:
     """Results of a file; ValueError where it holds something else."""
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); expected a file of what --json prints") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not JSON ({error}); expected what --json prints") from None
     if not isinstance(results, dict) or not all(
-        isinstance(policies, dict) and all(isinstance(figures, dict) for figures in policies.values())
+        isinstance(policies, dict) and policies and all(map(_are_figures, policies.values()))
         for policies in results.values()
     ):
         raise ValueError(f"{path} holds no results; expected {{stream: {{policy: {{measure: figure}}}}}}")
     return results
+
+
+def _are_figures(found: object) -> bool:
+    return isinstance(found, dict) and all(
+        value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in found.values()
+    )
 
 
 def _value(figures: Figures, name: str) -> float | None:

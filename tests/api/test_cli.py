@@ -150,6 +150,12 @@ def test_run_finds_fitting_shapes_for_operands_left_out(capsys):
         assert json.loads(out)["result"]["shape"] == result
 
 
+@pytest.mark.parametrize("operation", ["sort", "mylib.sort"])
+def test_explain_counts_the_calls_that_are_said_to_come(capsys, operation):
+    told = [json.loads(run(capsys, "explain", operation, "1000000", "--calls", n, "--json")[1]) for n in ("1", "1000")]
+    assert [decision["calls"] for decision in told] == [1.0, 1000.0]
+
+
 def test_summary_is_a_table_for_people(capsys):
     run(capsys, "run", "fft", "64x128", "--repeat", "3")
     code, out, _ = run(capsys, "summary")
@@ -195,6 +201,7 @@ def test_a_history_that_cannot_be_kept_is_told_before_it_is_written(capsys, monk
         (["explain", "fft", "10xfoo"], "'10xfoo' is no shape"),
         (["explain", "fft", "-5"], "-5"),
         (["explain", "fft", "10", "--dtype", "float46"], "complex128"),
+        (["explain", "fft", "10", "--calls", "9" * 400], "1 or more"),
         (["run", "ftt", "10"], "did you mean 'fft'"),
         (["run", "fft", "10", "--repeat", "0"], "1 or more"),
         (["run", "fft", "10", "--dtype", "int32"], "float64"),

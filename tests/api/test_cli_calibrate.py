@@ -80,6 +80,23 @@ def test_a_busy_machine_is_exit_code_1_with_advice(said):
     assert "counts for" not in err
 
 
+def test_what_cannot_be_kept_is_not_called_kept(said):
+    code, out, err, _ = said(result(obstacle="/some may not be written"))
+    assert code == 1
+    assert "not kept: /some may not be written" in out
+    assert "goes on from here" not in out
+    assert "choose another file with POINTSMAN_HISTORY" in err
+
+
+def test_an_interrupt_before_anything_is_measured_has_no_traceback(monkeypatch, capsys):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "calibrate", stopped)
+    assert cli.main(["calibrate"]) == 130
+    assert capsys.readouterr().err == "pointsman: interrupted\n"
+
+
 def test_an_interrupt_is_exit_code_130(said):
     code, out, _, _ = said(result(ended="interrupted"))
     assert code == 130

@@ -101,12 +101,33 @@ def test_check_tells_what_differs_and_fails_only_where_something_cannot_run(caps
 
 def test_check_of_what_is_no_lock_fails_with_the_fix(capsys, tmp_path):
     code, out, err = run(capsys, "lock", "check", tmp_path / "none.json")
-    assert (code, out) == (1, "")
+    assert (code, out) == (2, "")
     assert "there is no lock file" in err
     assert "pointsman lock export" in err
 
 
-def test_histories_are_merged_from_the_command_line(capsys, tmp_path):
+def test_check_says_what_it_cannot_judge(capsys, tmp_path):
+    path = tmp_path / "a.lock.json"
+    path.write_text(Lock((Pin("mylib.blurr", "float64", "20", "", "numpy"),)).text())
+    code, out, err = run(capsys, "lock", "check", path)
+    assert (code, out) == (0, f"{path}: 1 choice, 0 cannot run here, 0 would be chosen differently\n")
+    assert "not known here: mylib.blurr;" in err
+    path.write_text(Lock(()).text())
+    code, _, err = run(capsys, "lock", "check", path)
+    assert code == 0
+    assert f"{path} holds no choice: under it, everything takes the default" in err
+
+
+def test_a_pinned_decision_says_so_once(capsys, tmp_path):
+    path = tmp_path / "a.lock.json"
+    path.write_text(Lock(()).text())
+    pm.configure(lock=path)
+    _, out, _ = run(capsys, "explain", "fft", "1000")
+    assert f"not scipy: pinned to numpy: {path} holds no fft float64: the default" in out
+
+
+def test_histories_are_merged_from_the_command_line(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for name, when in (("a", 1.7e9), ("b", 1.8e9)):
         history = History.open(tmp_path / f"{name}.sqlite", background=False)
         history.record(Outcome(Site("fft", "numpy", "float64", "20", "", 1e3, 1000), when, 0.01))
@@ -116,8 +137,9 @@ def test_histories_are_merged_from_the_command_line(capsys, tmp_path):
     assert (code, out.splitlines()) == (0, [f"{a}: 1 outcome", f"{b}: 1 outcome", f"{c}: 2 outcomes in 1 sketch"])
     assert "does not say which machine" in err
     code, _, err = run(capsys, "history", "merge", a, b, "--into", c)
-    assert code == 1
+    assert code == 2
     assert "exists already" in err
     code, out, _ = run(capsys, "history", "merge", a, b, "--into", tmp_path / "d.sqlite", "--json")
     assert json.loads(out)["sources"] == {str(a): 1, str(b): 1}
-    assert run(capsys, "history", "merge", a, b)[0] == 2  # --into is missing
+    assert run(capsys, "history", "merge", a, b)[1].splitlines()[-1].endswith("merged.sqlite: 2 outcomes in 1 sketch")
+    assert run(capsys, "history", "merge", a, b)[0] == 2  # there now

@@ -106,7 +106,21 @@ GOOD = [row("fft", 64, {"numpy": entry(1e-3)})]
         ([row("fft", 64, {"numpy": entry(1e-3, stall_rate=1.5)})], {}, "found stall_rate 1.5"),
         ([row("fft", 64, {"numpy": 7})], {}, "found 7 for numpy of fft"),
         ([{"op": "fft"}], {}, "row 0: .*expected 'op', 'dtype', 'size' and 'r'"),
-        ([row("fft", 64, {"numpy": {"error": "no"}})], {}, "without a time; expected at least one timed variant"),
+        ([row("fft", 64, {"numpy": {"error": "no"}})], {}, "no time in 1 rows; expected at least one timed variant"),
+        ([], {}, "found no rows; expected at least one"),
+        (
+            [row("fft", 64, {"numpy": entry(1e-3, mean_ns=1e300)})],
+            {},
+            r"found mean_ns 1e\+300; expected nanosec",
+        ),
+        ([row("fft", 64, {"numpy": entry(1e-3, med_ns="5")})], {}, "found med_ns '5'; expected nanoseconds"),
+        ([row("fft", 64, {"numpy": entry(1e-3, first_ns=True)})], {}, "found first_ns True; expected nanoseconds"),
+        ([row("fft", 64, {"numpy": entry(1e-3, max_ns=math.nan)})], {}, "found max_ns nan; expected nanoseconds"),
+        (
+            [row("fft", 64, {"numpy": entry(1e-3)}, default="numba")],
+            {},
+            "found default 'numba' of fft; .*of numpy",
+        ),
     ],
 )
 def test_nonsense_is_refused_with_file_finding_and_expectation(tmp_path, rows, more, found):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from benchmarks.selection import bandits, figures, policies, report, streams
@@ -272,6 +274,22 @@ def test_every_figure_is_drawn(tmp_path):
     ]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
     assert measure(traces[figures.OURS], traces["oracle"], {})["total_over_oracle"] > 1.0
+
+
+def test_early_ratios_far_below_one_are_drawn_along_the_edge():
+    pytest.importorskip("matplotlib", reason="a dependency of the benchmark only")
+    stream = streams.build("cold", MATRICES, 200, 0)
+    oracle = replay(Oracle(stream), stream, 0)
+    dear, cheap = (dataclasses.replace(oracle, paid=np.full(200, seconds)) for seconds in (1.0, 1e-4))
+    (axes,) = figures.regret_figure("cold", {"oracle": dear, figures.OURS: cheap}).axes
+    (line,) = [line for line in axes.lines if line.get_label().startswith(figures.OURS)]
+    assert axes.get_ylim()[0] < min(line.get_ydata()) == figures.LOWEST
+
+
+def test_a_ring_is_where_ours_loses_to_the_oracle_that_compiles_too():
+    ours = [figures.Place(i, "fft", 10, "numpy", regret) for i, regret in enumerate((1.0, 1.5, 2.0, 3.2))]
+    oracle = [figures.Place(i, "fft", 10, "numba", regret) for i, regret in enumerate((1.0, 1.0, 1.9, 3.0))]
+    assert [place.cell for place in figures.worse_than(ours, oracle)] == [1]
 
 
 def test_the_map_shows_what_a_policy_came_to():

@@ -364,7 +364,11 @@ def test_variants_of_more_threads_are_no_part_of_a_matrix_of_one(tmp_path, monke
         (["m.json", "--operations", "sort,nonsense"], "unknown operations ['nonsense']; there are: matmul, fft"),
         (["m.json", "--threads", "0"], "--threads is a number from 1 to"),
         (["m.json", "--largest", "10"], "--largest is at least 100 elements"),
+        (["m.json", "--largest", "inf"], "--largest is at least 100 elements"),
+        (["m.json", "--budget", "-4"], "--budget is a number of seconds above 0"),
+        (["m.json", "--patience", "nan"], "--patience of 0 or more; got 50 and nan"),
         (["nowhere/m.json"], "there is no folder nowhere"),
+        (["."], ". is a folder; give the name of a file in it"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_measured(arguments, says, capsys, monkeypatch, tmp_path):

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
-import re
 
 import numpy as np
 import pytest
 from costs_on_file import SIZES, VARIANTS, entry, grid, row, write
 
-from benchmarks.selection import __main__ as command
 from benchmarks.selection import streams
 from benchmarks.selection.matrix import Matrix
 from benchmarks.selection.measures import measure
@@ -342,63 +339,3 @@ def test_a_cold_call_says_nothing_about_an_interval(quiet):
     policy.prediction = lambda call, variant: (0.0, 1.0, 10.0)
     trace = replay(policy, streams.build("storm", [quiet], 200, 0), 0)  # jax compiles in every call
     assert measure(trace, trace, {})["predicted"] == 0.0
-
-
-# ---------------------------------------------------------------------------------------------------- command line
-
-
-def test_json_is_all_that_is_printed(tmp_path, capsys):
-    quiet = write(tmp_path / "quiet.json", grid(("sums",)))
-    busy = write(tmp_path / "busy.json", grid(("sums",), slower=5.0), context="busy")
-    asked = ["--policy", "always-numpy", "--policy", "oracle", "--calls", "120", "--json"]
-    assert command.main([str(quiet), str(busy), *asked]) == 0
-    results = json.loads(capsys.readouterr().out)
-    assert list(results) == list(streams.STREAMS)
-    for policies in results.values():
-        assert sorted(policies) == ["always-numpy", "oracle"]
-        assert policies["oracle"]["total_over_oracle"] == 1.0
-        assert policies["always-numpy"]["harm_rate"] == 0.0
-    assert results["uniform"]["oracle"]["recovery_calls"] is None
-
-
-def test_without_json_each_stream_is_a_table(tmp_path, capsys):
-    path = write(tmp_path / "quiet.json", grid(("sums",)))
-    single = write(tmp_path / "single.json", grid(("sums",)), threads=1)
-    asked = ["--policy", "always-numpy", "--stream", "uniform", "--calls", "50"]
-    assert command.main([str(path), str(single), *asked]) == 0
-    tables = capsys.readouterr().out.strip().split("\n\n")
-    assert [table.splitlines()[0] for table in tables] == [
-        "uniform: 50 calls, 5 cells, quiet",
-        "uniform@single: 50 calls, 5 cells, single",
-    ]
-    assert tables[0].splitlines()[-1].startswith("always-numpy  ")
-
-
-@pytest.mark.parametrize(
-    ("asked", "told"),
-    [
-        (["--policy", "wisest"], "no policy 'wisest'; there are: .*oracle, always-numpy"),
-        (
-            ["--stream", "flood"],
-            "no stream 'flood'; there are: uniform, zipf, unseen, storm, switch, break, step, cold",
-        ),
-        (["--stream", "switch"], "does not suffice for the stream 'switch': it needs a quiet and a busy matrix"),
-        (["--calls", "0"], "found --calls 0; expected at least 1"),
-    ],
-)
-def test_what_does_not_exist_is_an_error_that_lists_what_does(asked, told, tmp_path, capsys):
-    path = write(tmp_path / "quiet.json", grid(("sums",)))
-    with pytest.raises(SystemExit) as end:
-        command.main([str(path), *asked])
-    assert end.value.code == 2
-    assert re.search(told, capsys.readouterr().err.replace("\n", " "))
-
-
-def test_a_file_that_is_no_matrix_ends_with_its_name(tmp_path, capsys):
-    path = tmp_path / "odd.json"
-    path.write_text("{}", encoding="utf-8")
-    for given in (path, tmp_path / "gone.json"):
-        with pytest.raises(SystemExit) as end:
-            command.main([str(given)])
-        assert end.value.code == 2
-        assert given.name in capsys.readouterr().err

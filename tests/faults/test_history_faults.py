@@ -342,6 +342,26 @@ def test_a_corrupt_file_is_kept_aside_with_one_warning_and_a_new_one_begun(path,
     history.close()
 
 
+def test_a_file_of_somebody_else_is_left_alone(path):
+    notes = path.with_suffix(".json")
+    notes.write_text('{"mine": 1}', encoding="utf-8")
+    with pytest.warns(HistoryWarning, match="is something else, and is left as it is; choose another file") as caught:
+        history = open_and_put(notes, 2, 1)
+    assert len(caught) == 1
+    assert known(history) == 3
+    assert history.status == "memory (history.json is no history)"
+    history.close()
+    assert [(file.name, file.read_text()) for file in notes.parent.iterdir()] == [(notes.name, '{"mine": 1}')]
+    assert files.obstacle(notes) == f"{notes} is another file, no history"
+
+
+def test_a_history_may_have_any_name(path):
+    history = open_and_put(path.with_suffix(".json"), 2)
+    history.close()
+    assert records(path.with_suffix(".json")) == {"numpy": 2}
+    assert files.obstacle(path.with_suffix(".json")) == ""
+
+
 def test_damage_while_it_is_open_is_survived(path):
     history = opened(path)
     put(history, 5)

@@ -17,6 +17,7 @@ from pointsman.selector.settings import Settings
 from pointsman.telemetry.history import History
 from pointsman.telemetry.load import Load, LoadMeter
 from pointsman.telemetry.outcome import Failure
+from pointsman.telemetry.trouble import HistoryWarning
 
 SIZES = (10, 100, 1_000, 10_000, 100_000)
 
@@ -279,6 +280,33 @@ def test_a_machine_that_calms_down_is_trusted(go, clock, history):
     result = go(meter=Meter(1.5, 1.5, 1.5, 0.0))
     assert (result.ended, result.trusted) == ("done", True)
     assert {context for _, context in steady(history)} == {"quiet"}
+
+
+def test_one_operation_may_be_given_by_its_name_alone(selector, clock):
+    Toy(clock, CROSSING)
+    result = calibrate("toy", selector=selector, sizes=SIZES, meter=Meter(0.0), clock=clock, pause=clock.advance)
+    assert {row.operation for row in result.rows} == {"toy"}
+
+
+def test_nothing_measured_beside_others_is_nothing_to_trust(go, clock):
+    Toy(clock, CROSSING)
+    result = go(0.0, meter=Meter(1.5))
+    assert (result.samples, result.trusted) == (0, False)
+    assert go(0.0).trusted
+
+
+def test_a_history_that_cannot_be_kept_is_told_before_and_after(clock, tmp_path):
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    history = History.open(tmp_path / "file" / "below.sqlite", background=False, clock=clock, monotonic=clock)
+    selector = IntelligentBackendSelector(history=history, settings=Settings(), enable_gpu=False)
+    Toy(clock, CROSSING)
+    notes = []
+    with pytest.warns(HistoryWarning):
+        result = calibrate("toy", budget_s=1.0, selector=selector, sizes=SIZES, meter=Meter(0.0), clock=clock,
+                           pause=clock.advance, tell=notes.append)  # fmt: skip
+    assert notes[0].text == f"what is measured cannot be kept: {tmp_path / 'file'} is no folder"
+    assert f"{tmp_path / 'file'} is no folder" in result.to_json()["obstacle"]
+    assert result.samples > 0
 
 
 def test_wrong_use_says_what_there_is(selector, history):

@@ -72,6 +72,11 @@ def test_a_lock_reads_as_it_was_written_byte_for_byte(make, feed, workload, tmp_
     assert sum(1 for line in text.splitlines() if '"variant"' in line) == 2  # one choice a line: they compare well
 
 
+def test_a_place_that_cannot_be_written_is_told_with_what_to_do(make, tmp_path):
+    with pytest.raises(LockError, match=r"cannot be written to .*nowhere.*; choose another file"):
+        export_lock(tmp_path / "nowhere" / "a.json", selector=make())
+
+
 def test_choices_come_from_the_history_and_not_from_what_this_process_has_imported(make, feed, workload, libraries):
     selector = make()
     feed(selector, workload(1000), {"numpy": 5e-3, "torch": 1e-3}, times=20)
@@ -155,7 +160,9 @@ def test_a_lock_that_cannot_be_used_is_an_error_at_the_first_decision(make, work
         ({"variant": None}, "variant is None"),
         ({"shape_class": "1000"}, None),
         ({"shape_class": "10 x 10"}, "half-octave classes"),
-        ({"expected_s": "fast"}, "a number, a count and a text"),
+        ({"expected_s": "fast"}, "seconds, a count and a text"),
+        ({"expected_s": -1}, "seconds, a count and a text"),
+        ({"evidence": -1}, "seconds, a count and a text"),
     ],
 )
 def test_a_line_that_makes_no_sense_is_named(change, said):

@@ -155,6 +155,28 @@ def test_a_built_in_operation_is_warmed_by_name():
     assert "operands of a call go into one tuple" in caught.value.__notes__[0]
 
 
+def test_numbers_alone_are_no_shape(toy):
+    made, _ = toy(plain=lambda x: x)
+    for given in ((2.5,), (10, 2.5), []):
+        with pytest.raises(TypeError, match="give a shape such as"):
+            warm(made, (10,), given)
+
+
+def test_naming_no_variant_is_a_slip(toy):
+    made, _ = toy(plain=lambda x: x)
+    with pytest.raises(ValueError, match="no variant is named; give names, 'all', or None"):
+        warm(made, (10,), variants=[])
+
+
+def test_a_shape_beyond_this_machine_is_told_and_the_others_are_warmed(toy):
+    made, _ = toy(plain=lambda x: x + 1.0)
+    beyond, further, fits = warm(made, (10**12,), (10**400,), (10,))
+    assert (beyond.variant, beyond.seconds) == ("", None)
+    assert "do not fit here" in beyond.why
+    assert "do not fit here" in further.why
+    assert (fits.variant, fits.seconds is None) == ("plain", False)
+
+
 def test_a_method_is_warmed_for_its_instance(selector):
     class Scale:
         factor = 3.0

@@ -217,6 +217,19 @@ def test_what_would_count_double_is_refused_or_told(write, several, outcome, tmp
     assert any("in common" in note for note in merge([copy, a], tmp_path / "e.sqlite").notes)
 
 
+def test_what_counts_double_is_told_while_there_is_time_to_stop(write, several, tmp_path):
+    a, b = (write(f"{i}.sqlite", *several[i]) for i in range(2))
+    merge([a, b], tmp_path / "c.sqlite")
+
+    def stop(note):
+        if "in common" in note:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        merge([tmp_path / "c.sqlite", b], tmp_path / "d.sqlite", tell=stop)
+    assert not (tmp_path / "d.sqlite").exists()
+
+
 # ---- what is refused
 
 
