@@ -16,6 +16,10 @@ HORIZON_COLD = 1.0
 """The same for what is paid once, whatever comes of it: the ski-rental bound."""
 CAUTION = 0.5
 """Standard deviations of doubt that a variant which has not run at this size must beat the default by."""
+WATCHED_S = 1e-3
+"""What trying costs beside the call itself: it is watched, told and learned from at once."""
+LEVEL = 1.3
+"""What a change of level is (telemetry.levels)."""
 LOOK_AGAIN = 1e-3
 """Share of what is spent that looking again at a variant which has lost may cost."""
 LOOK_ONCE = 0.01
@@ -103,7 +107,7 @@ def _trials(question: Question, chosen: Candidate, rest: list[Candidate]) -> tup
         gain = _expected_gain(strike, belief.mu, belief.sigma)
         import_s = 0.0 if candidate.backend in question.import_earned else candidate.import_s
         worth = gain / now * stake
-        loss = max(0.0, belief.mean_s - now) + gain
+        loss = max(0.0, belief.mean_s - now) + gain + WATCHED_S
         cold_s = candidate.compile_s + import_s
         if candidate.per_shape and candidate.compile_s and gain * question.seen * HORIZON <= loss + candidate.compile_s:
             continue  # what is compiled for one shape must be repaid by that shape: a stream of new ones never does
@@ -131,10 +135,10 @@ def _due_again(candidate: Candidate, now: float, question: Question) -> bool:
         return worth and candidate.prediction.source == "prior"
     if candidate.cold_s:
         return False
-    if candidate.lately_s * (1.0 + GUARD) < now:
+    if candidate.lately_s * LEVEL < now and now - candidate.lately_s > WATCHED_S / 10.0:
         return True
     since = question.unseen_s.get(candidate.variant, 0.0)
-    return since * LOOK_AGAIN > max(candidate.prediction.mean_s - now, 0.2 * now)
+    return since * LOOK_AGAIN > max(candidate.prediction.mean_s - now, 0.2 * now) + WATCHED_S
 
 
 def _expected_gain(now: float, mu: float, sigma: float) -> float:

@@ -189,7 +189,11 @@ def _followed(process: subprocess.Popen[str], task: Mapping[str, Any], neighbour
             neighbours.enter_context(neighbour())
         process.stdin.write("so it is\n")
         process.stdin.flush()
-    raise RuntimeError(f"asked for a result of {task['kind']!r}; found the process ended with {process.wait()}")
+    ended = process.wait()
+    raise RuntimeError(
+        f"asked a process for a {task['kind']} run; found that it ended with {ended} before its result: see what it "
+        "says above, or leave that policy out with --policies"
+    )
 
 
 def run(
@@ -198,7 +202,7 @@ def run(
 ) -> Result:  # fmt: skip
     """Run every policy `rounds` times in shuffled order, then time the contenders; what `figures` makes of it all."""
     fixed = {policy: choices_of(policy, course) for policy in policies if policy not in (OURS, AGAIN)}
-    base = {"inputs": course.inputs, "calls": course.calls, "turns": course.turns}
+    base: dict[str, Any] = {"inputs": course.inputs, "calls": course.calls, "turns": course.turns}
     rng, runs, load = random.Random(seed), defaultdict[str, list[Result]](list), []
     for turn in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
@@ -292,6 +296,9 @@ def main(argv: Sequence[str] | None = None, child: Callable[..., Result] = in_ch
     except KeyboardInterrupt:
         say("stopped; nothing was written")
         return 130
+    except RuntimeError as error:
+        say(str(error))
+        return 1
     results["conditions"] = {
         **conditions(), "calls": options.calls, "cells": len(course.cells), "matrix": matrix.name, "hog": options.hog,
         "rounds": options.rounds, "seed": options.seed, "longest_s": LONGEST_S,

@@ -139,7 +139,8 @@ def parts_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     trials = [outcome for outcome in outcomes if outcome.rule == "explore"]
     return {
         "import_s": sum(outcome.import_s for outcome in outcomes), "compile_s": compile_s, "variants": dict(variants),
-        "explore_s": sum(outcome.seconds for outcome in trials), "explored": sum(outcome.rule == "explore" for outcome in calls),
+        "explore_s": sum(outcome.seconds for outcome in trials),
+        "explored": sum(outcome.site.operation != "import" for outcome in trials),
     }  # fmt: skip
 
 

@@ -35,7 +35,6 @@ def test_what_is_not_in_the_matrix_is_said(file):
 
 
 def test_the_figure_is_drawn(file, tmp_path):
-    pytest.importorskip("matplotlib", reason="a dependency of the benchmark only")
     out = tmp_path / "figures" / "page.png"
     asked = ["--operation", "sums", "--variants", ",".join(THREE), "--calls", "150", "--out", str(out)]
     assert figure_docs.main([str(file), *asked]) == 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import random
 import subprocess
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pointsman.kernels import agreement
@@ -257,23 +259,46 @@ def task_of(course, kind, **more):
     return {"kind": kind, "inputs": course.inputs, "calls": course.calls, "turns": course.turns, **more}
 
 
-def test_a_run_learns_in_the_history_it_is_given_and_the_neighbour_comes_and_goes(matrix, monkeypatch, tmp_path):
-    from benchmarks.selection import live
-
-    seen = []
-
+def recorded_neighbour(seen):
     @contextlib.contextmanager
     def neighbour():
         seen.append("comes")
         yield
         seen.append("goes")
 
-    monkeypatch.setattr(live, "neighbour", neighbour)
-    monkeypatch.setenv("POINTSMAN_DISABLE", "numpy")  # a user's own settings are not those of the benchmark
+    return neighbour
+
+
+def test_a_neighbour_is_there_exactly_as_long_as_it_is_asked_for(monkeypatch):
+    from benchmarks.selection import live
+
+    seen, answers = [], io.StringIO()
+
+    def told():
+        yield "what some library prints\n"
+        yield live.MARK + '{"neighbours": 1}\n'
+        assert (seen, answers.getvalue().count("\n")) == (["comes"], 2)  # the task, and an answer
+        yield live.MARK + '{"neighbours": 0}\n'
+        assert (seen, answers.getvalue().count("\n")) == (["comes", "goes"], 3)
+        yield live.MARK + '{"result": {"seconds": [1.0]}}\n'
+
+    monkeypatch.setattr(live, "neighbour", recorded_neighbour(seen))
+    process = SimpleNamespace(stdin=answers, stdout=told())
+    assert live._followed(process, {"kind": "fixed"}, contextlib.ExitStack()) == {"seconds": [1.0]}
+    assert json.loads(answers.getvalue().splitlines()[0]) == {"kind": "fixed"}
+
+
+def test_a_run_learns_in_the_history_it_is_given_under_no_settings_of_the_user(matrix, monkeypatch, tmp_path):
+    from benchmarks.selection import live
+
+    seen = []
+    monkeypatch.setattr(live, "neighbour", recorded_neighbour(seen))
+    monkeypatch.setenv("POINTSMAN_FORCE", "torch")
     course = course_of(matrix, 12, hog=True)
     result = live.in_child(task_of(course, "learning"), tmp_path / "history.sqlite")
     assert len(result["seconds"]) == 12
     assert sum(result["variants"].values()) == 12
+    assert set(result["variants"]) != {"torch"}
     assert (tmp_path / "history.sqlite").exists()
     assert seen == ["comes", "goes"]
 
@@ -340,6 +365,6 @@ def test_a_child_that_fails_is_an_error_not_a_result(matrix, capfd):
     from benchmarks.selection import live
 
     course = course_of(matrix, 3)
-    with pytest.raises(RuntimeError, match="found the process ended with 1"):
+    with pytest.raises(RuntimeError, match="found that it ended with 1 before its result"):
         live.in_child(task_of(course, "fixed", choices=["abacus"] * len(course.cells)))
     assert "abacus" in capfd.readouterr().err

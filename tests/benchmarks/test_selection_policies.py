@@ -200,7 +200,6 @@ def test_a_compilation_is_learned_only_where_it_comes_back():
 
 
 def test_linucb_knows_a_size_between_two_that_it_has_seen():
-    pytest.importorskip("river", reason="a dependency of the benchmark only")
     cells = [cell(2**k, {"numpy": 1e-7 * 2**k, "jax": 1e-5}) for k in (1, 3, 5, 9, 11, 13)]
     stream = streams.build("uniform", [matrix(*cells)], 400, 0)
     policy = bandits.LinUcb()
@@ -265,7 +264,6 @@ class Knowing(bandits.Ucb1):
 
 
 def test_every_figure_is_drawn(tmp_path):
-    pytest.importorskip("matplotlib", reason="a dependency of the benchmark only")
     stream = streams.build("step", MATRICES, 200, 0)
     traces = {"oracle": replay(Oracle(stream), stream, 0), figures.OURS: replay(Knowing(), stream, 0)}
     paths = figures.draw(tmp_path / "new", "step@one machine", traces)
@@ -277,7 +275,6 @@ def test_every_figure_is_drawn(tmp_path):
 
 
 def test_early_ratios_far_below_one_are_drawn_along_the_edge():
-    pytest.importorskip("matplotlib", reason="a dependency of the benchmark only")
     stream = streams.build("cold", MATRICES, 200, 0)
     oracle = replay(Oracle(stream), stream, 0)
     dear, cheap = (dataclasses.replace(oracle, paid=np.full(200, seconds)) for seconds in (1.0, 1e-4))
