@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ WIGGLE, SLOPE = 0.4, 0.15
 MOST_POINTS = 64
 QUIET = "quiet"
 LEAST_SHARE = 0.2
+MOSTLY = 0.5
 LEAST_DOUBT, LEAST_NOISE = 0.02, 0.03  # octaves: a machine is never more exact than a per cent or two
 FEW = {1: 0.7, 2: 0.25}
 """Octaves by which the mean of so few calls may be off: the first calls at a size may be slow in many ways."""
@@ -144,6 +145,7 @@ def fit(mean: Mean, points: Sequence[Point], load: Loaded = UNLOADED) -> Fit:
     latest = sorted(points, key=lambda p: -p[2].last_when)[:MOST_POINTS]
     if not latest:
         return Fit(mean, load=load)
+    mean = adapted(mean, latest)
     x = np.array([s.log2_work for _, _, s in latest])
     at = Inputs(
         x,
@@ -161,6 +163,21 @@ def fit(mean: Mean, points: Sequence[Point], load: Loaded = UNLOADED) -> Fit:
         return Fit(mean, load=load)
     weights = np.linalg.solve(factor.T, np.linalg.solve(factor, residual))
     return Fit(mean, at, weights, factor, float(np.median([s.spread for _, _, s in latest])), load)
+
+
+def adapted(mean: Mean, points: Sequence[Point]) -> Mean:
+    """`mean` with its overhead taken from the smallest size that was measured, where that is mostly overhead.
+
+    A guessed overhead may be off by a thousand, which must not be taken for the rate: of a sum of both, what is large
+    at a small size is the overhead.
+    """
+    if mean.points or not points:
+        return mean
+    smallest = min((sketch for _, _, sketch in points), key=lambda s: s.log2_work)
+    x, seconds = smallest.log2_work, smallest.expected_s
+    if mean.overhead_share(x) < MOSTLY or seconds <= 2.0 * math.exp2(mean(x)):
+        return mean
+    return replace(mean, overhead_s=seconds - math.exp2(x) / mean.rate)
 
 
 def log2_s(sketch: Sketch) -> float:

@@ -21,7 +21,7 @@ from . import verify
 from .arguments import all_leaves, key_of, request_of, stands_apart
 from .carriage import moves_of
 from .decision import Decision, left_alone
-from .engine import Choice, Engine
+from .engine import Choice, Engine, compiles
 from .entry import Entry
 from .failures import classify, import_outcome
 from .logs import log
@@ -194,7 +194,10 @@ class Dispatcher:
             evidence = verify.wrong(self.operation, variant, request, result, args, kwargs, before, self._plain)
             if evidence is not None:
                 raise WrongResultError(evidence)
-        cold = split.compiled or not warm or (rule == "explore" and self.engine.learner.warms_up(site, seconds))
+        cold = self.engine.learner.cold(
+            site, seconds, trial=rule == "explore", compiled=split.compiled, fresh=not warm,
+            eager=compiles(variant) == "never",
+        )  # fmt: skip
         compile_s = split.compute_s if cold else 0.0
         self._record(
             Outcome(

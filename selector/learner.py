@@ -222,18 +222,34 @@ class Learner:
             self._handed_out[key] = loss_s, now
         return True
 
-    def warms_up(self, site: Site, seconds: float) -> bool:
-        """Whether a trial that took so long says nothing yet: the first one at a size class, if it was short."""
+    def cold(
+        self, site: Site, seconds: float, *, trial: bool, compiled: bool = False, fresh: bool = False,
+        eager: bool = True,
+    ) -> bool:  # fmt: skip
+        """Whether what a call took says nothing about later ones.
+
+        Parameters
+        ----------
+        trial : whether it was made to find out.
+        compiled : whether the library says that it compiled.
+        fresh : whether nothing like it has run in this process.
+        eager : whether the variant never compiles.
+        """
+        if compiled:
+            return True
         seen = self.traffic.at(class_key(site))
-        quick = seen is not None and seconds < seen.chosen_s  # even so it beats what runs: that is news enough
-        if quick or seconds >= WARM_UP_S or site.cell in self._warmed_up:
+        if trial and eager and seen is not None and seconds < seen.chosen_s:
+            return False  # even so it beats what runs: that is news enough
+        return fresh or (trial and self._warms_up(site, seconds))
+
+    def _warms_up(self, site: Site, seconds: float) -> bool:
+        if seconds >= WARM_UP_S or site.cell in self._warmed_up:
             return False
         if len(self._warmed_up) > MOST_KEPT:
             self._warmed_up.clear()
         self._warmed_up.add(site.cell)
-        return not any(
-            (site.cell, context) in self.history.state.of(site.operation, site.dtype) for context in CONTEXTS
-        )
+        known = self.history.state.of(site.operation, site.dtype)
+        return not any((site.cell, context) in known for context in CONTEXTS)
 
     # ------------------------------------------------------------------------------------------ learning
 

@@ -36,6 +36,7 @@ WAITING = 100_000
 """How many outcomes may wait for the flusher; older ones are dropped and counted."""
 
 _FIRST_ROUND_S, _SLOWEST_ROUND_S = 0.02, 0.5  # a fresh start learns fast
+_RESTS = 8.0  # times as long as its last round took
 _WRITE_EVERY_S, _IDLE_ROUNDS_S = 0.25, 1.0
 _LOG_PER_SITE, _LOG_WAITING = 1000, 20_000  # rows of one site and write (the log is a sample), and of all
 
@@ -215,18 +216,19 @@ class History:
 
     def _run(self) -> None:
         idle_since = self._monotonic()
-        self._round_s = max(_FIRST_ROUND_S, self._round_s / 4.0)
+        self._round_s, rest_s = max(_FIRST_ROUND_S, self._round_s / 4.0), 0.0
         while True:
+            time.sleep(rest_s)  # callers need the interpreter too
             news = self._news.wait(self._round_s)
             self._news.clear()
             self._round_s = _FIRST_ROUND_S if news else min(self._round_s * 1.25, _SLOWEST_ROUND_S)
+            began = time.perf_counter()
             try:
                 if self._round(_WRITE_EVERY_S):
                     idle_since = self._monotonic()
-            except (
-                Exception
-            ) as error:  # warnings may be errors here, and an outcome nonsense; no thread of ours may die
+            except Exception as error:  # a warning turned into an error, an outcome of nonsense: no thread may die
                 _log.warning("%s: %s", type(error).__name__, error)
+            rest_s = min(_RESTS * (time.perf_counter() - began), _SLOWEST_ROUND_S)
             if self._closed or self._monotonic() - idle_since >= _IDLE_ROUNDS_S:
                 with self._waking:
                     self.awake = False  # first, then look: whoever appends from now on wakes us again

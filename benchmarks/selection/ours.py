@@ -1,4 +1,4 @@
-"""The policy called `pointsman`: the package's own learner, asked and taught as the running package asks and teaches it.
+"""The policy called `pointsman`: the package's own learner, asked and taught as the running package does it.
 
 Sketches, curves, policy, ledger and tables are the package's. What is simulated here is only what surrounds them: the
 flusher's rounds on a virtual clock, and which signatures are compiled.
@@ -98,10 +98,12 @@ class Ours:
                 place = Site("import", backend.name, "", "", "")
                 self._record(Outcome(place, when, import_s, import_s=import_s, rule=self._rule))
         key = _warm_key(call, variant)
-        compiled = cold and key not in self._warm
-        warmed_up = self._rule == "explore" and self.learner.warms_up(site, seconds)
+        says_nothing = self.learner.cold(
+            site, seconds, trial=self._rule == "explore", fresh=cold and key not in self._warm,
+            eager=backend.compiles == "never",
+        )  # fmt: skip
         self._warm.add(key)
-        cold_s = seconds if compiled or warmed_up else 0.0
+        cold_s = seconds if says_nothing else 0.0
         self._record(Outcome(site, when, seconds, compile_s=cold_s, rule=self._rule))
         if self._rule == "explore":  # the flusher hurries where there is news
             self._round_s, self._next = FIRST_ROUND_S, self.now + FIRST_ROUND_S

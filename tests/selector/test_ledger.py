@@ -40,7 +40,7 @@ def test_a_stream_explores_within_its_budget_and_finds_the_fastest(make, feed, w
     truth = {"numpy": 0.02, "scipy": 0.05, "numba": 0.03, "torch": 0.004, "jax": 0.06}
     chance, selector, w = random.Random(1), make(explore=0.02), workload(10**6)
     spent, tried, imported, chosen = 0.0, 0, set(), []
-    for _ in range(1200):
+    for _ in range(2000):
         selector._drop_tables()
         decision = selector.decide(w)
         backend = decision.trial or decision.backend
@@ -57,7 +57,7 @@ def test_a_stream_explores_within_its_budget_and_finds_the_fastest(make, feed, w
             history.flush()
         spent += seconds + cold
     assert chosen[-500:] == ["torch"] * 500
-    assert spent < 1200 * truth["numpy"]  # it has paid for itself, imports included
+    assert spent < 2000 * truth["numpy"]  # it has paid for itself, imports included
     ledger = selector.get_performance_summary()["exploration"]
     assert ledger["overshoot_s"] == 0.0
     assert ledger["trials"] == tried < 40
