@@ -285,9 +285,8 @@ class Chain:
 
     def flip(self, context: str) -> None:  # noqa: ARG002
         """Find every route again under the load that holds now."""
-        self.refresh(
-            {(r.operation, r.dtype) for journey in list(self._journeys.values()) for r in journey.noted.requests}
-        )
+        found = list(self._journeys.values())
+        self.refresh({(r.operation, r.dtype) for journey in found for r in journey.noted.requests})
 
     def _journey(self, key: Any, noted: Noted, previous: Journey | None = None, *, look: bool = False) -> Journey:
         """The best route, made ready as far as can be without running it."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -216,7 +216,7 @@ class Curves(CostModel):
         curve, points = self._shipped(default), [p for p in measured.get(default.variant, ()) if p[1] == QUIET]
         if not curve or not points:
             return 0.0
-        return float(np.median([log2_s(s) - interpolate(curve["points"], s.log2_work) for _, _, s in points]))
+        return median(log2_s(s) - interpolate(curve["points"], s.log2_work) for _, _, s in points)
 
     def _points(self, operation: str, dtype: str) -> _Points:
         """Sketches with steady observations, by variant."""
@@ -251,7 +251,7 @@ def _difference(here: Sequence[Point], there: Sequence[Point]) -> float:
         for cell, context, sketch in here
         if (cell.shape_class, cell.detail, context) in known
     ]
-    return float(np.median(both)) if both else 0.0
+    return median(both) if both else 0.0
 
 
 def _log2_work(site: Site) -> float:

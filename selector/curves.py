@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from statistics import median  # NumPy's imports more of NumPy, and a fork may come at any moment
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -162,7 +163,7 @@ def fit(mean: Mean, points: Sequence[Point], load: Loaded = UNLOADED) -> Fit:
     except np.linalg.LinAlgError:  # times that make no sense (a damaged file): better the prior than no choice
         return Fit(mean, load=load)
     weights = np.linalg.solve(factor.T, np.linalg.solve(factor, residual))
-    return Fit(mean, at, weights, factor, float(np.median([s.spread for _, _, s in latest])), load)
+    return Fit(mean, at, weights, factor, median(s.spread for _, _, s in latest), load)
 
 
 def adapted(mean: Mean, points: Sequence[Point]) -> Mean:
