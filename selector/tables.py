@@ -14,6 +14,7 @@ from .engine import MOST_STRIDE, Choice, Engine, compiles
 from .entry import Entry
 from .learner import CONTEXTS
 from .logs import log
+from .request import Request
 from .settings import SCOPE, scope
 from .verify import DUE
 
@@ -25,7 +26,7 @@ SETTLED, MOST_SIGHTINGS = 16, 1 << 15
 """So many calls repay an entry of a signature's own: making one costs 150 us, going by its class 5 us a call."""
 RENEWED = 256
 """Entries of a dispatcher that are decided anew by the flusher at once, the latest; dropping more would cost more."""
-AHEAD = 64
+AHEAD = 16
 """Of those, so many are decided for the other load as well."""
 
 
@@ -115,8 +116,13 @@ class Tables:
             for context, kept in self._by_load.items():
                 if context != here:
                     kept.pop(key, None)
-                    if RENEWED - left <= AHEAD:
+                    if RENEWED - left <= AHEAD and self._seen(request, context):
                         self._prepare(kept, key, entry, context)
+
+    def _seen(self, request: Request, context: str) -> bool:
+        """Whether anything is known of this operation under that load; else there is nothing to tell the two apart."""
+        cells = self._engine.history.state.of(request.operation, request.dtype)
+        return any(kind == context for _, kind in cells)
 
     def _renew(self, kept: dict[Any, Entry], key: Any, entry: Entry) -> None:
         before = entry.choice

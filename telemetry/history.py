@@ -36,7 +36,7 @@ WAITING = 100_000
 """How many outcomes may wait for the flusher; older ones are dropped and counted."""
 
 _FIRST_ROUND_S, _SLOWEST_ROUND_S = 0.02, 0.5  # a fresh start learns fast
-_RESTS = 8.0  # times as long as its last round took
+_RESTS, _LONGEST_REST_S = 40.0, 1.0  # times as long as its last round: meanwhile others wait 5 ms for the interpreter
 _WRITE_EVERY_S, _IDLE_ROUNDS_S = 0.25, 1.0
 _LOG_PER_SITE, _LOG_WAITING = 1000, 20_000  # rows of one site and write (the log is a sample), and of all
 
@@ -228,7 +228,7 @@ class History:
                     idle_since = self._monotonic()
             except Exception as error:  # a warning turned into an error, an outcome of nonsense: no thread may die
                 _log.warning("%s: %s", type(error).__name__, error)
-            rest_s = min(_RESTS * (time.perf_counter() - began), _SLOWEST_ROUND_S)
+            rest_s = min(_RESTS * (time.perf_counter() - began), _LONGEST_REST_S)
             if self._closed or self._monotonic() - idle_since >= _IDLE_ROUNDS_S:
                 with self._waking:
                     self.awake = False  # first, then look: whoever appends from now on wakes us again
