@@ -192,7 +192,10 @@ class JaxExecutor(Executor):
             return 0
         import jax
 
-        stats = _place(jax, device).memory_stats() or {}
+        try:
+            stats = _place(jax, device).memory_stats() or {}
+        except (RuntimeError, IndexError):  # JAX as it runs here cannot use that device, so it holds nothing there
+            return 0
         return max(0, int(stats.get("pool_bytes", 0)) - int(stats.get("bytes_in_use", 0)))
 
 

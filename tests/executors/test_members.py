@@ -326,3 +326,11 @@ def test_an_executor_left_at_its_defaults_is_a_numpy_backend():
     assert not plain.owns([1.0])
     with pytest.raises(UnsupportedError, match="bfloat16"):
         plain.astype(np.ones(2), "bfloat16")
+
+
+def test_a_library_that_cannot_use_a_device_holds_no_memory_there():
+    """Also once it runs: JAX for the host raises when it is asked for a CUDA device."""
+    executor = registry.ensure("jax")[0]
+    executor.convert_in(np.zeros(1, np.float32))
+    assert executor._started
+    assert executor.reusable_bytes("cuda:7") == 0
