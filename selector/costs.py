@@ -39,8 +39,8 @@ LEAST_SHARE = 0.2
 """At least this share of what a variant takes with its conversions is expected without them, which may be guesses."""
 SCATTER, ENOUGH = 0.1, 8
 """Scatter of single calls (natural logarithm) where so many have not been seen."""
-RENEWED_EVERY = 64
-"""What other operations tell is summed up again after so many changes: it takes as long as many decisions."""
+RENEWED_EVERY = 8
+"""What other operations tell is summed up again after so many changes."""
 
 _Points = dict[str, list[Point]]
 _Key = tuple[str, str, str]
@@ -115,8 +115,7 @@ class Curves(CostModel):
                 if operations is None or key[0] in operations:
                     kept.pop(key, None)
         self._changes += 1
-        growing = self._changes & (self._changes - 1) == 0  # 1, 2, 4, 8, ...: what is new tells most at first
-        if changed is None or growing or self._changes % RENEWED_EVERY == 0:
+        if changed is None or self._changes % RENEWED_EVERY == 1:
             self._elsewhere = None
 
     # ------------------------------------------------------------------------------------------ one curve
