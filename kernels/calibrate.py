@@ -27,7 +27,7 @@ from ..selector.failures import classify
 from ..selector.selector import IntelligentBackendSelector
 from ..selector.shared import default_selector
 from ..telemetry.load import LoadMeter
-from ..telemetry.outcome import Failure, Outcome
+from ..telemetry.outcome import BUSY, QUIET, Failure, Outcome
 from ..telemetry.show import seconds as text
 from ..telemetry.state import State
 from . import agreement
@@ -156,7 +156,7 @@ class _Run:
             load = self._watch.wait(partial(self._say, "waiting"))
             if load.busy and self._strict:
                 return "busy"
-            context = "busy" if load.busy else "quiet"
+            context = BUSY if load.busy else QUIET
             if context != self.plan.context:
                 self.plan.context = context
                 self.plan.changed()
@@ -329,7 +329,7 @@ class _Run:
         load = self._watch.look()
         pending, self._pending = self._pending, []
         if pending:
-            context = "busy" if load.busy else "quiet"
+            context = BUSY if load.busy else QUIET
             outcomes = [outcome._replace(context=context) for outcome in pending]
             changed = self._state.apply(outcomes)
             self._costs.forget(changed)

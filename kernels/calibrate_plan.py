@@ -17,6 +17,7 @@ from ..executors.base import Variant
 from ..selector.base import CostModel, Prediction
 from ..selector.engine import Choice
 from ..selector.request import Request
+from ..telemetry.outcome import QUIET
 from .base import Kernel
 
 SIZES = (10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000)
@@ -122,7 +123,7 @@ class Plan:
     ) -> None:  # fmt: skip
         self._tracks = {one: Track() for one in series}
         self._costs, self._cold, self._sizes = costs, cold, tuple(sizes)
-        self.context = "quiet"
+        self.context = QUIET
         self.held_back = False  # something worthwhile was too dear for what is left of the budget
 
     def next(self, left_s: float) -> Step | None:

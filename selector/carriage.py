@@ -14,9 +14,10 @@ import numpy as np
 from ..executors import registry
 from ..executors.base import Variant
 from ..executors.prepare import Split
-from ..telemetry.outcome import Outcome, Site
+from ..telemetry.outcome import QUIET, Outcome, Site
 from . import shipped
 from .base import CostModel
+from .dtypes import itemsize
 from .moves import Load, kind_at, load_of, move_site, own_place
 from .request import Request
 
@@ -48,9 +49,9 @@ class Carriage:
         place = own_place(backend, site.variant.partition("@")[2] or "cpu")
         if place == home:
             return 0.0
-        load = Load(None, site.dtype, site.size, site.size * _itemsize(site.dtype))
+        load = Load(None, site.dtype, site.size, site.size * itemsize(site.dtype))
         return sum(
-            self._costs.predict([move_site(load, source, target)], [kind_at(target)], "quiet")[0].seconds
+            self._costs.predict([move_site(load, source, target)], [kind_at(target)], QUIET)[0].seconds
             for source, target in ((home, place), (place, home))
         )
 
@@ -74,7 +75,3 @@ def moves_of(request: Request, variant: Variant, split: Split, result: Any, when
     ):  # fmt: skip
         if seconds > 0.0 and load.nbytes:
             yield Outcome(move_site(load, source, target), when, seconds, rule="watched", calls=0)
-
-
-def _itemsize(dtype: str) -> int:
-    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize

@@ -15,16 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from ..telemetry.outcome import Site
+from ..telemetry.outcome import QUIET, Site
 from ..telemetry.state import State
 from . import shipped
 from .base import CostModel, Prediction
-from .curves import LN2, QUIET, Fit, Mean, Place, Point, fit, interpolate, log2_s
+from .curves import LEAST_SHARE, LN2, Fit, Mean, Place, Point, fit, interpolate, log2_s
 from .elsewhere import Elsewhere
 
 LEVEL_SHIPPED, LEVEL_SIBLING, LEVEL_LEANING, LEVEL_GUESS = 0.7, 0.5, 1.5, 2.5
 """Octaves of doubt about overhead and rate, by where the prior mean comes from."""
-BEST = 0.5
+BEST = 0.5  # weight of the operation's best rate against the mean of its rates, where a new variant is guessed
 LEVEL_ELSEWHERE = 0.9  # at least
 LEAN = 0.7  # share of the default's deviation from its shipped curve that the other variants are expected to show
 GRID = 2.0  # octaves between the points by which a curve of another dtype is handed on
@@ -35,8 +35,6 @@ OVERHEAD_S = {"scipy": 1e-6, "numba": 3e-7, "torch": 6e-6, "jax": 4e-5, "cupy": 
 FIRST_CALL_S = {"numba": 0.5, "torch": 0.02, "jax": 0.15, "cupy": 0.3, "scipy": 0.003}
 BASE_S, RATE = 2e-6, 5e8
 GPU_LAUNCH_S, GPU_RATE, GPU_BYTES_PER_S = 6e-5, 1e12, 1e10
-LEAST_SHARE = 0.2
-"""At least this share of what a variant takes with its conversions is expected without them, which may be guesses."""
 SCATTER, ENOUGH = 0.1, 8
 """Scatter of single calls (natural logarithm) where so many have not been seen."""
 RENEWED_EVERY = 8

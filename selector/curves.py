@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..telemetry.outcome import Cell
+from ..telemetry.outcome import QUIET, Cell
 from ..telemetry.sketch import Sketch
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -24,9 +24,10 @@ LENGTH, SHAPE_LENGTH = 6.0, 10.0  # octaves; shorter ones were too wiggly across
 OTHER_DETAIL, OTHER_CONTEXT = 0.85, 0.35  # correlation with other parameters, and with the other load
 WIGGLE, SLOPE = 0.4, 0.15
 MOST_POINTS = 64
-QUIET = "quiet"
 LEAST_SHARE = 0.2
-MOSTLY = 0.5
+"""At least this share of a measured time is left when something that is only expected (a stall, a conversion) is taken
+off it."""
+MOSTLY = 0.5  # share of a guess from which on it counts as overhead
 LEAST_DOUBT, LEAST_NOISE = 0.02, 0.03  # octaves: a machine is never more exact than a per cent or two
 FEW = {1: 0.7, 2: 0.25}
 """Octaves by which the mean of so few calls may be off: the first calls at a size may be slow in many ways."""

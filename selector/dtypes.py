@@ -29,6 +29,11 @@ BY_SIZE: dict[int, str] = {2: "float16", 4: "float32", 8: "float64", 16: "comple
 """What a size in bytes alone stands for."""
 
 
+def itemsize(dtype: str) -> int:
+    """Bytes of one element; NumPy does not know bfloat16."""
+    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+
+
 def canonical_dtype(dtype: object) -> str:
     """Name `dtype` the NumPy way.
 

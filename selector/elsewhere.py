@@ -13,18 +13,17 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean, median, pstdev
 from typing import NamedTuple
 
-from ..telemetry.outcome import Cell
+from ..telemetry.outcome import QUIET
 from ..telemetry.sketch import Sketch
-from ..telemetry.state import State
-from .curves import QUIET, Loaded
+from ..telemetry.state import Group, Key, State
+from .curves import UNLOADED, Loaded
 
 SMALL_S, LARGE_S = 3e-5, 1e-3
 """Below, a call of the default is mostly overhead; above, it is mostly work."""
 ENOUGH = 3
 """Operations that have to agree before their spread counts as the doubt."""
 
-Group = tuple[str, str]
-Measured = Mapping[tuple[Cell, str], Sketch]
+Measured = Mapping[Key, Sketch]
 
 
 class Known(NamedTuple):
@@ -35,7 +34,7 @@ class Known(NamedTuple):
     faster: float | None  # log2 of its rate over the default's, at sizes where work counts
     doubt: float  # of `faster`
     groups: int
-    load: Loaded = Loaded()  # what others on the machine do to it
+    load: Loaded = UNLOADED  # what others on the machine do to it
 
 
 NOTHING = Known(None, None, None, math.inf, 0)

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..executors.errors import NoCandidateError
 from ..telemetry.history import HistoryWarning
-from ..telemetry.outcome import Outcome
+from ..telemetry.outcome import CONTEXTS, Outcome
 from . import settings as settings_module
 from .entry import Known, Renewed
 from .given import member
-from .learner import CONTEXTS
 from .request import Request
 from .sites import Sites
 

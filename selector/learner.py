@@ -13,11 +13,12 @@ from itertools import count
 from statistics import median
 
 from ..telemetry.history import History
-from ..telemetry.outcome import Cell, Outcome, Site
+from ..telemetry.outcome import CONTEXTS, QUIET, Cell, Outcome, Site
 from ..telemetry.sketch import Sketch
+from ..telemetry.state import Group
 from .base import Candidate, CostModel, Policy, Prediction, Question, Ranking
 from .ledger import Ledger
-from .traffic import ClassKey, Group, SizeClass, Traffic, class_key
+from .traffic import ClassKey, SizeClass, Traffic, class_key
 
 MOST_KEPT = 20_000
 WARM_UP_S = 0.05
@@ -31,8 +32,6 @@ SURPRISES = 2
 REPLAYED, LATEST, REGRESSION = 4, 6, 0.01
 """A change of choice is held against at least and at most so many recent calls of both variants; it may not be slower
 by more than this."""
-CONTEXTS = ("quiet", "busy")
-"""Loads of the machine that tables are made for."""
 PROCESSES = "processes"
 """Ledger entry of the history: how many processes have recorded, so that their calls can be averaged."""
 
@@ -76,7 +75,7 @@ class Learner:
         self.costs = costs
         self.frozen = False
         self.epoch = 0
-        self.context = self._last_context = "quiet"
+        self.context = self._last_context = QUIET
         self.ledger = Ledger(history)
         self.traffic = Traffic()
         self.lock = threading.RLock()

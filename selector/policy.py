@@ -1,9 +1,10 @@
-"""The first learner: expected cost with cold starts amortised, a guard, trials by value of information."""
+"""The policy: expected cost with cold starts amortised, a guard, trials by value of information."""
 
 from __future__ import annotations
 
 import math
 
+from ..telemetry.levels import LEVEL_FACTOR
 from .base import Candidate, Policy, Question, Ranking
 
 TIE = 0.03
@@ -18,8 +19,6 @@ CAUTION = 0.5
 """Standard deviations of doubt that a variant which has not run at this size must beat the default by."""
 WATCHED_S = 1e-3
 """What trying costs beside the call itself: it is watched, told and learned from at once."""
-LEVEL = 1.3
-"""What a change of level is (telemetry.levels)."""
 LOOK_AGAIN = 1e-3
 """Share of what is spent that looking again at a variant which has lost may cost."""
 LOOK_ONCE = 0.01
@@ -51,18 +50,28 @@ class ValueOfInformation(Policy):
 
 def _score(candidate: Candidate, question: Question, default: Candidate) -> float:
     """Expected seconds a call: what is cold divided by the calls still expected, and what follows failures."""
-    import_s = 0.0 if candidate.backend in question.import_earned else candidate.import_s
-    many = max(question.calls, question.usual, 1.0)
+    many = _many(question)
     compiled = max(question.calls, 1.0) if candidate.per_shape else many
     instead_s = candidate.failing * default.prediction.mean_s  # runs after an attempt that gave nothing
-    return candidate.prediction.mean_s + import_s / many + candidate.compile_s / compiled + instead_s
+    return (
+        candidate.prediction.mean_s + _import_s(candidate, question) / many + candidate.compile_s / compiled + instead_s
+    )
+
+
+def _import_s(candidate: Candidate, question: Question) -> float:
+    return 0.0 if candidate.backend in question.import_earned else candidate.import_s
+
+
+def _many(question: Question) -> float:
+    """Calls over which what is paid once is shared out."""
+    return max(question.calls, question.usual, 1.0)
 
 
 def _choose(
     question: Question, scores: dict[str, float], best: Candidate, default: Candidate
 ) -> tuple[Candidate, str, str]:
     floor = scores[best.variant]
-    informed = [c for c in question.candidates if c.prediction.source != "guess" and c.variant in scores]
+    informed = [c for c in question.candidates if c.prediction.source != "guess"]
     if not informed:
         return default, "default", "nothing is known about any candidate yet"
     if best.prediction.source == "guess":
@@ -78,8 +87,7 @@ def _choose(
     if best is default:
         if default.prediction.source in ("measured", "nearby"):
             faster = any(c.prediction.mean_s < default.prediction.mean_s and c.cold_s for c in informed)
-            calls = max(question.calls, question.usual, 1.0)
-            cold = f"what would be faster is not repaid, cold as it is, by the {calls:.3g} calls expected"
+            cold = f"what would be faster is not repaid, cold as it is, by the {_many(question):.3g} calls expected"
             return default, "learned", cold if faster else "the default is the fastest that is known here"
         return default, "default", "nothing promises to beat the default"
     gain = scores[default.variant] / scores[best.variant]
@@ -105,10 +113,9 @@ def _trials(question: Question, chosen: Candidate, rest: list[Candidate]) -> tup
         if belief.sigma <= 0.0 or stake <= 0.0:
             continue
         gain = _expected_gain(strike, belief.mu, belief.sigma)
-        import_s = 0.0 if candidate.backend in question.import_earned else candidate.import_s
         worth = gain / now * stake
         loss = max(0.0, belief.mean_s - now) + gain + WATCHED_S
-        cold_s = candidate.compile_s + import_s
+        cold_s = candidate.compile_s + _import_s(candidate, question)
         if candidate.per_shape and candidate.compile_s and gain * question.seen * HORIZON <= loss + candidate.compile_s:
             continue  # what is compiled for one shape must be repaid by that shape: a stream of new ones never does
         net = min(worth * HORIZON - loss - cold_s, worth * HORIZON_COLD - cold_s)
@@ -135,7 +142,7 @@ def _due_again(candidate: Candidate, now: float, question: Question) -> bool:
         return worth and candidate.prediction.source == "prior"
     if candidate.cold_s:
         return False
-    if candidate.lately_s * LEVEL < now and now - candidate.lately_s > WATCHED_S / 10.0:
+    if candidate.lately_s * LEVEL_FACTOR < now and now - candidate.lately_s > WATCHED_S / 10.0:
         return True
     since = question.unseen_s.get(candidate.variant, 0.0)
     return since * LOOK_AGAIN > max(candidate.prediction.mean_s - now, 0.2 * now) + WATCHED_S

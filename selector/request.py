@@ -6,11 +6,10 @@ import math
 from dataclasses import dataclass, field
 from math import prod
 
-import numpy as np
-
 from ..executors import registry
 from ..executors.base import Parameters, Shapes, Variant
 from ..telemetry.outcome import Site
+from .dtypes import itemsize
 from .operations import Operation, find
 from .workload import WorkloadCharacteristics, detail_of, shape_class
 
@@ -78,7 +77,7 @@ class Request:
     @property
     def itemsize(self) -> int:
         """Bytes of one element."""
-        return 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
+        return itemsize(self.dtype)
 
     @property
     def kind(self) -> str:

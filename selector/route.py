@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from ..executors.errors import NoCandidateError
 from ..telemetry.show import seconds
 from .base import Candidate
+from .curves import LEAST_SHARE
 from .decision import Decision
 from .dispatch import Dispatcher
 from .engine import Choice
@@ -23,8 +24,6 @@ from .policy import GUARD, TIE
 from .request import Request
 from .workload import detail_of
 
-LEAST_SHARE = 0.2
-"""At least this share of what a variant takes at home is expected without conversions, which may be guesses."""
 BINDING = frozenset({"override", "required", "deterministic"})
 """Rules after which nothing is left to choose within a place."""
 

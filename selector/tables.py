@@ -8,11 +8,11 @@ from typing import Any
 from ..executors.base import Variant
 from ..executors.errors import NoCandidateError
 from ..executors.prepare import Prepared
+from ..telemetry.outcome import CONTEXTS
 from . import settings
 from .arguments import class_of
 from .engine import MOST_STRIDE, Choice, Engine, compiles
 from .entry import Entry
-from .learner import CONTEXTS
 from .logs import log
 from .request import Request
 from .settings import SCOPE, scope

@@ -6,13 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ..telemetry.levels import LEVEL_FACTOR
 from ..telemetry.outcome import Outcome, Site
+from ..telemetry.state import Group
 from .base import Candidate
 
 REFIT_GROWTH = 0.1
 """A group is fitted anew when its observations have grown by this share: work stays logarithmic in calls."""
 MOST_SIGNATURES = 20_000
-SURPRISE, SURPRISES = 1.3, 6
+SURPRISE, SURPRISES = LEVEL_FACTOR, 6
 """So many calls in a row that differ by this factor from what was expected are a change of level: fit anew."""
 LEAST_SURPRISE_S = 2e-5
 """A slow path, a page fault or a timer's tick is no news about a short call."""
@@ -25,8 +27,6 @@ TELLING_S = 1e-4
 
 ClassKey = tuple[str, str, str, str]
 """(operation, dtype, shape class, detail): where variants compete"""
-Group = tuple[str, str]
-"""(operation, dtype): what is fitted together"""
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ from . import lifetime
 from .files import history_path
 from .load import LoadMeter
 from .marks import Marks
-from .outcome import Outcome, Site
+from .outcome import BUSY, QUIET, Outcome, Site
 from .recorder import LOG_ROWS, PATIENT_S, Recorder
 from .state import Group, State
 from .statements import Recent
@@ -280,7 +280,7 @@ class History:
         if not items:
             return []
         busy = self._meter is not None and self._meter.read().busy
-        context = "busy" if busy else "quiet"
+        context = BUSY if busy else QUIET
         offset = self._clock() - self._monotonic()
         outcomes = []
         for item in items:
@@ -295,7 +295,7 @@ class History:
                     Outcome(site, when, seconds, 0.0, 0.0, 0.0, 0.0, 0, None, "", label, context, rule, calls)
                 )
             else:
-                outcomes.append(item._replace(context="busy") if busy else item)
+                outcomes.append(item._replace(context=BUSY) if busy else item)
         return outcomes
 
     def _keep_rows(self, outcomes: Sequence[Outcome]) -> None:

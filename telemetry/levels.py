@@ -16,7 +16,8 @@ Bins = dict[int, tuple[float, float]]
 
 STALL_FACTOR = 3.0
 STALL_MIN_S = 1e-3  # a scheduler stalls a thread for 4 to 24 ms (measured); a slow microsecond call is no stall
-_LEVEL_FACTOR = 1.3  # what counts as a change of level
+LEVEL_FACTOR = 1.3
+"""What counts as a change of level."""
 _LEVEL_RUN = 6  # that many calls in a row make one
 _DRIFT_FACTOR = 1.15
 _SHARE_MISSED = (0.171, 0.264)  # seen 0 or at most 1 time among 16: 5 % chance at these shares
@@ -71,7 +72,7 @@ def _changed(bins: Bins, recent: Sequence[float]) -> int:
     # Taking n times out of a total moves its median by no more than n / 2: mostly that settles it at once.
     total, half = sum(weight for weight, _ in bins.values()), len(recent) / 2.0
     least, most = _quantiles(bins, (max(0.5 - half / total, 0.0), min(0.5 + half / total, 1.0)))
-    if lowest <= least * _LEVEL_FACTOR and highest * _LEVEL_FACTOR >= most:
+    if lowest <= least * LEVEL_FACTOR and highest * LEVEL_FACTOR >= most:
         return 0
     rest = dict(bins)
     found = 0
@@ -88,7 +89,7 @@ def _changed(bins: Bins, recent: Sequence[float]) -> int:
         if not rest:
             break
         before = _quantiles(rest, (0.5,))[0]
-        if lowest > before * _LEVEL_FACTOR or highest * _LEVEL_FACTOR < before:
+        if lowest > before * LEVEL_FACTOR or highest * LEVEL_FACTOR < before:
             found = length
     return found
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
+QUIET, BUSY = CONTEXTS = ("quiet", "busy")
+"""Loads of the machine that outcomes are labelled with."""
+
 
 class Failure(StrEnum):
     """Why an attempt gave no result. Only listed causes lead to a fallback."""
@@ -59,7 +62,7 @@ class Outcome(NamedTuple):
     failure: Failure | None = None
     message: str = ""
     label: str = ""
-    context: str = "quiet"
+    context: str = QUIET
     rule: str = ""  # the rule that chose it: "learned", "explore", "override", ...
     calls: int = 1  # calls it stands for: very short calls are sampled once they are known
 

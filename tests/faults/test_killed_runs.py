@@ -10,6 +10,7 @@ import sys
 import textwrap
 
 import pytest
+from announced import attempts
 from pointsman.telemetry.attempts import Begun, announced, is_gone, owner
 from pointsman.telemetry.history import History
 from pointsman.telemetry.marks import Mark
@@ -41,14 +42,6 @@ def test_the_owner_of_a_run_is_known_by_more_than_its_number():
     assert is_gone(f"another boot/{rest}")
     space, _, process = rest.partition("/")
     assert not is_gone(f"{boot}/{space}0/{process}")  # of a container: it cannot be seen from here
-
-
-def attempts(path):
-    connection = sqlite3.connect(path)
-    try:
-        return connection.execute("SELECT operation, variant, device, bytes FROM attempt").fetchall()
-    finally:
-        connection.close()
 
 
 def test_an_announcement_that_cannot_be_made_or_struck_out_disturbs_nothing(opened, path, monkeypatch):

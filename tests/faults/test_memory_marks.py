@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 import numpy as np
 import pytest
+from announced import attempts
+from clocks import Clock
 from pointsman.executors import registry
 from pointsman.executors.base import Variant
 from pointsman.executors.breaker import Breakers
@@ -24,17 +24,6 @@ from pointsman.telemetry.outcome import Failure, Outcome
 PLACE = ("fft", "torch", "cuda:0")
 MIB, GIB = 2**20, 2**30
 HOUR = 3600.0
-
-
-class Clock:
-    def __init__(self, now: float = 1.7e9) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
 
 
 @pytest.fixture
@@ -304,14 +293,6 @@ def test_fail_fast_holds_for_known_calls_unlisted_errors_and_callables(make_sele
     mapping = {"numpy": lambda: _full(0), "scipy": lambda: 1}
     with pytest.raises(MemoryError, match="1 TiB"):
         selector.execute_with_monitoring("m", "numpy", mapping, workload, ["scipy"])
-
-
-def attempts(path):
-    connection = sqlite3.connect(path)
-    try:
-        return connection.execute("SELECT operation, variant, device, bytes FROM attempt").fetchall()
-    finally:
-        connection.close()
 
 
 def test_a_large_run_is_announced_while_it_runs_and_no_longer(make_selector, opened, path):

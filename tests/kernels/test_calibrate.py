@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clocks import Clock
 from pointsman.executors import registry
 from pointsman.executors.base import Variant
 from pointsman.kernels.base import Kernel
@@ -20,19 +21,6 @@ from pointsman.telemetry.outcome import Failure
 from pointsman.telemetry.trouble import HistoryWarning
 
 SIZES = (10, 100, 1_000, 10_000, 100_000)
-
-
-class Clock:
-    """Seconds that pass only when told."""
-
-    def __init__(self) -> None:
-        self.now = 1.7e9
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
 
 
 class Meter(LoadMeter):

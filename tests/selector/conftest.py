@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from anomalies import plain_anomaly
 from chains import double, filtering, multiply, shift, teach, teach_moves  # noqa: F401 - fixtures
+from clocks import Clock
 from pointsman.executors import registry
 from pointsman.executors.base import Variant
 from pointsman.executors.breaker import Breakers
@@ -24,19 +25,6 @@ from pointsman.telemetry.memory import GpuMemory
 from pointsman.telemetry.outcome import Outcome
 
 GIB = 2**30
-
-
-class Clock:
-    """Seconds that pass only when told."""
-
-    def __init__(self, now: float = 1.7e9) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
 
 
 class FakeNvml:

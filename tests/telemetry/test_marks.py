@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 import pytest
+from clocks import Clock
 from pointsman.telemetry import schema, statements
 from pointsman.telemetry.history import History, HistoryWarning
 from pointsman.telemetry.marks import DAY_S, Mark, Marks, both
@@ -12,17 +13,6 @@ from pointsman.telemetry.marks import DAY_S, Mark, Marks, both
 PLACE = ("fft", "torch", "cuda:0")
 MIB = 2**20
 HOUR = 3600.0
-
-
-class Clock:
-    def __init__(self, now: float = 1.7e9) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
 
 
 @pytest.fixture
