@@ -277,11 +277,14 @@ class Learner:
             if not self.frozen:
                 due |= self.traffic.grown(changed)
                 due |= changed - {(o.site.operation, o.site.dtype) for o in outcomes}  # what other processes tell
-            if flipped and not self.frozen:
-                due |= self.traffic.groups()
+            if flipped:
+                due |= changed
             if due:
                 self.costs.forget(due)
                 self._predictions = {k: v for k, v in self._predictions.items() if k[0][:2] not in due}
+            if flipped:  # every choice is another one, though nothing that it rests on has changed
+                due |= self.traffic.groups()
+            if due:
                 self.epoch = next(self._epochs)
             return due
 
