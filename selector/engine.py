@@ -99,7 +99,7 @@ class Engine:
         NoCandidateError
             No variant satisfies the constraints; each is listed with its reason.
         """
-        settings = self.settings()
+        generation, settings = settings_module.generation, self.settings()  # in this order: the other may change
         operation = request.known_operation()
         devices = self.machine.devices(settings)
         asks = self._overrides
@@ -124,6 +124,7 @@ class Engine:
         protected = operation is not None and operation.protected
         with self.learner.lock:
             choice = self._choose(request, fit, excluded, settings, preferred, who, protected, context)
+        choice.generation = generation
         if held:
             notes = tuple(f"{name} {why}; nothing else is left, so it is tried" for name, why in held.items())
             choice.decision = replace(choice.decision, notes=(*choice.decision.notes, *notes))
@@ -133,7 +134,7 @@ class Engine:
         self, request: Request, fit: list[Variant], excluded: list[tuple[str, str]], settings: Settings,
         preferred: str | None, who: str, protected: bool, context: str | None,
     ) -> Choice:  # fmt: skip
-        learner, sites, generation = self.learner, {v.name: request.site(v) for v in fit}, settings_module.generation
+        learner, sites = self.learner, {v.name: request.site(v) for v in fit}
         first = sites[fit[0].name]
         context = context or learner.context
         candidates = learner.candidates([self._option(request, v, sites[v.name]) for v in fit], context)
@@ -162,7 +163,7 @@ class Engine:
         return Choice(
             request, decision, {v.name: v for v in fit}, sites,
             default_s=by_name[default].prediction.seconds,
-            tickets=[name for name, _ in reversed(ranking.trials)], losses=dict(ranking.trials), generation=generation,
+            tickets=[name for name, _ in reversed(ranking.trials)], losses=dict(ranking.trials),
             stride=max(1, min(MOST_STRIDE, int(SAMPLE_S / max(expected, 1e-7)))),
             sampling=self._sampling(request, settings),
         )  # fmt: skip

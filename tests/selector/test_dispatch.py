@@ -85,6 +85,20 @@ def test_a_signature_that_comes_back_gets_an_entry_of_its_own(toy):
     assert len(made._entries) == 2
 
 
+@pytest.mark.parametrize("overtaken", ["by settings", "by what was learned", ""])
+def test_a_choice_that_is_overtaken_while_its_call_runs_is_not_kept(toy, monkeypatch, overtaken):
+    def meanwhile(x):
+        if overtaken == "by settings":
+            monkeypatch.setattr(settings, "generation", settings.generation + 1)
+        elif overtaken:
+            selector._engine.learner.epoch += 1
+        return x
+
+    made, selector = toy(plain=meanwhile)
+    made(np.ones(1000))
+    assert len(made._entries) == (0 if overtaken else 1)
+
+
 def test_a_size_class_is_left_when_its_variant_fails(toy):
     def breaks(x):
         if x.size > 1000:

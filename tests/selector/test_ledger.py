@@ -9,6 +9,7 @@ import pytest
 from pointsman.selector.dispatch import Dispatcher
 from pointsman.selector.ledger import ALLOWANCE_S, Ledger
 from pointsman.telemetry.history import History
+from pointsman.telemetry.outcome import Outcome
 
 
 @pytest.fixture
@@ -117,3 +118,18 @@ def test_a_trial_beyond_the_credit_left_is_not_run(make, operation, history):
     selector._engine.learner.ledger.paid(1e9, 0.0)  # the credit of the time when it was decided is gone
     assert selector._engine.take_trial(choice) is None
     assert not choice.tickets
+
+
+def test_a_trial_counts_against_the_credit_until_it_tells(make, operation, history):
+    """Batches that say nothing of it come and go meanwhile; two trials must not spend the same credit."""
+    toy = operation("toy", plain=lambda x: x, other=lambda x: x, third=lambda x: x)
+    learner = make(explore=1.0)._engine.learner
+    request = Dispatcher(toy, make()._engine).request((np.ones(1000),), {})
+    plain, other, third = (request.site(v) for v in toy.variants)
+    assert learner.take_trial(other, 0.7 * ALLOWANCE_S, 0.02)
+    assert not learner.take_trial(other, 0.0, 0.02)  # it is at large
+    learner.learn([Outcome(plain, history.now(), 1e-6)], set())
+    assert not learner.take_trial(third, 0.7 * ALLOWANCE_S, 0.02)
+    assert not learner.take_trial(third, 0.0, 0.0)  # exploring was switched off meanwhile
+    learner.learn([Outcome(other, history.now(), 1e-6, rule="explore")], set())
+    assert learner.take_trial(third, 0.7 * ALLOWANCE_S, 0.02)

@@ -17,7 +17,7 @@ from pointsman.telemetry import schema
 from pointsman.telemetry.files import history_path
 from pointsman.telemetry.history import WAITING, History
 from pointsman.telemetry.load import Load
-from pointsman.telemetry.outcome import Failure, Site
+from pointsman.telemetry.outcome import Failure, Outcome, Site
 
 SITE = Site("fft", "numpy", "float64", "20", "k=3", 1e6, 1000)
 
@@ -396,3 +396,12 @@ def test_imports_are_no_recent_choices(path, outcome):
 def test_an_empty_location_means_the_default(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert history_path("") == history_path(None)
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf")])
+def test_times_that_are_no_numbers_are_left_out(seconds):
+    history = History(None, background=False, clock=lambda: 1.7e9)
+    for each in (seconds, 1e-3):
+        history.record(Outcome(SITE, 1.7e9, each))
+    history.flush()
+    assert [sketch.count for sketch in history.state.cells.values()] == [1]
