@@ -54,22 +54,26 @@ class Cell:
         self.kernel, self.variant = kernel, kernel.variant(variant)
         self.args, self.kwargs = given
         kinds = tuple(kind_of(a) for a in self.args)
-        self._call = prepared(kernel.name, variant, kinds, tuple(self.kwargs)).call
+        self._ready = prepared(kernel.name, variant, kinds, tuple(self.kwargs))
+        self._call = self._ready.call
         shapes = tuple(a.shape for a in self.args)
         self.work = (self.variant.work or kernel.work or (lambda *_: 1.0))(shapes, self.kwargs)
         self.times: list[float] = []
 
-    def first(self, expected: Any) -> float:
-        """Seconds of the first call; raises if its result is wrong."""
+    def first(self, expected: Any) -> tuple[float, bool]:
+        """Seconds of the first call, and whether it may have compiled; raises if its result is wrong."""
+        ready = self._ready
+        known = ready.executor.signatures(ready.function)
         started = time.perf_counter()
-        result = self._call(*self.args, **self.kwargs)
+        result = ready.call(*self.args, **self.kwargs)
         seconds = time.perf_counter() - started
+        compiled = known is None or (ready.executor.signatures(ready.function) or 0) > known
         dtype = self.args[0].dtype.name
         bound = 2 * self.variant.accuracy.get(dtype, self.kernel.tolerances[dtype])
         error = np.max(np.abs(result - expected)) if np.size(expected) else 0.0
         if not error <= bound * np.max(np.abs(expected)):
             raise AssertionError(f"{self.kernel.name} {self.variant.name} {dtype} {self.args[0].shape}: error {error}")
-        return seconds
+        return seconds, compiled
 
     def warm(self) -> None:
         """Call until buffers and caches are warm, and find how many calls make a sample."""
@@ -94,7 +98,8 @@ class Curve:
 
     def __init__(self) -> None:
         self.best: dict[float, float] = {}  # work -> seconds, the quietest pass
-        self.firsts: dict[float, float] = {}  # work -> seconds of the first call
+        self.firsts: dict[float, float] = {}  # work -> seconds of the first call, where it may have compiled
+        self.called: set[float] = set()  # work that has been called at all
 
     def expected_s(self, work: float) -> float:
         """Seconds of a call, extrapolated in proportion from the largest size measured; 0.0 for a start."""
@@ -105,8 +110,9 @@ class Curve:
     def as_json(self, per_shape: bool) -> dict[str, Any]:
         """Points with rising work, and the seconds that a first call costs beyond a steady one."""
         extra = [max(self.firsts[work] - self.best[work], 0.0) for work in self.firsts]
-        # compiled per shape: each first call has its price; per dtype or never: only the very first has
-        first_s = float(np.median(extra)) if per_shape else extra[0]
+        # compiled per shape: each first call has its price; per dtype or never: only the very first has, and where the
+        # smallest data are nothing to do that is not the one with the smallest
+        first_s = 0.0 if not extra else float(np.median(extra)) if per_shape else extra[0]
         points: list[list[float]] = []
         least = math.inf
         for work in sorted(self.best, reverse=True):
@@ -150,11 +156,14 @@ def _one_size(name: str, dtype: str, size: int, curves: dict[tuple[str, str, str
             cell, curve = Cell(kernel, variant, given), curves[name, variant, dtype]
             if 2 * curve.expected_s(cell.work) > LONGEST_S:  # leaving a cache may double it
                 continue
-            if cell.work not in curve.firsts:
+            if cell.work not in curve.called:
+                curve.called.add(cell.work)
                 if expected is None:
                     trusted = kernel.reference if size <= REFERENCE_MOST else kernel.variants[0].load()
                     expected = trusted(*given[0], **given[1])
-                curve.firsts[cell.work] = cell.first(expected)
+                seconds, compiled = cell.first(expected)
+                if compiled:
+                    curve.firsts[cell.work] = seconds
             cell.warm()
             cells.append(cell)
     spent = 0.0

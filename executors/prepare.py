@@ -29,7 +29,7 @@ class Split(NamedTuple):
     transfer_s: float  # conversions to and from another device than the host
     compute_s: float
     import_s: float  # import and check; in the first measured call only
-    compiled: bool  # the library compiled in this call, as it says itself
+    compiled: bool | None  # whether the library compiled in this call, as it says itself; None: it does not say
     back_s: float = 0.0  # the part of `convert_s` or `transfer_s` that brought the result back
 
 
@@ -72,6 +72,11 @@ class Prepared:
     _out: _Leaf | None  # converts a whole result; None where it stays as it is
     _unreported_s: float
 
+    @property
+    def uncompiled(self) -> bool:
+        """Whether its library says that nothing of it has been compiled yet."""
+        return self.executor.signatures(self.function) == 0
+
     def split(self, *args: Any, **kwargs: Any) -> tuple[Any, Split]:
         """Call with every part timed, device work waited for: slower than `call`, with the same result."""
         executor, device, clock = self.executor, self.variant.device, time.perf_counter
@@ -89,7 +94,7 @@ class Prepared:
                 result = self._out(result)
             ended = clock()
         moved_s, on_host = (before - started) + (ended - after), device == "cpu"
-        compiled = known is not None and (executor.signatures(self.function) or 0) > known
+        compiled = None if known is None else (executor.signatures(self.function) or 0) > known
         import_s, self._unreported_s = self._unreported_s, 0.0
         parts = (moved_s, 0.0) if on_host else (0.0, moved_s)
         return result, Split(*parts, after - before, import_s, compiled, ended - after)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,4 +69,11 @@ class Variant:
     compiles: str | None = None  # None: as the backend does
     accuracy: Mapping[str, float] = field(default_factory=dict)  # dtype -> bound on the error relative to the scale
     supports: Callable[[Shapes, Parameters], str | None] | None = None  # None, or the sentence why not
+    module: str = ""  # what `load` imports beyond its library, where that takes long
+    module_s: float = 0.0  # seconds of that, typically
     reads_only: bool = False  # its function changes no argument: it may be given copies that are used again
+
+    @property
+    def pending_import_s(self) -> float:
+        """Seconds of importing its module; 0.0 where it has none, or that is imported already."""
+        return 0.0 if self.module in sys.modules else self.module_s

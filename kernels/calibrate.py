@@ -24,6 +24,7 @@ from ..selector.base import Prediction
 from ..selector.costs import Curves
 from ..selector.entry import timed_call
 from ..selector.failures import classify
+from ..selector.learner import paid_once_s
 from ..selector.selector import IntelligentBackendSelector
 from ..selector.shared import default_selector
 from ..telemetry.load import LoadMeter
@@ -269,9 +270,9 @@ class _Run:
             began = clock()
             result, split = prepared.split(*data.args, **data.kwargs)
             seconds = clock() - began
-            engine.succeeded(cell.request, variant)
+            engine.succeeded(cell.request, variant, prepared)
             if not warm or split.compiled:
-                first_s = max(seconds - split.convert_s - split.transfer_s, 1e-9)
+                first_s = paid_once_s(split.compiled, split.compute_s, p.seconds if p.source != "guess" else 0.0)
                 self._pending.append(Outcome(
                     cell.choice.sites[name], self._history.now(), seconds, convert_s=split.convert_s,
                     transfer_s=split.transfer_s, compile_s=first_s, rule=RULE, calls=0,
@@ -366,6 +367,7 @@ class _Run:
         """Seconds of import and of compilation that a first call of `variant` in `cell` still costs."""
         engine = self._selector.dispatcher(cell.series.kernel.name).engine
         import_s = 0.0 if registry.imported(variant.backend) else registry.import_cost_s(variant.backend)
+        import_s += variant.pending_import_s
         if engine.is_warm(cell.request, variant):
             return import_s, 0.0
         return import_s, self._costs.compile_s(cell.choice.sites[variant.name], variant.backend)

@@ -193,6 +193,7 @@ def _adjoint(call: Callable[..., Any], args: tuple[Any, ...], _: dict[str, Any],
 
 _X = np.ones(8)
 _IN_BLOCKS: dict[str, Any] = {"threads": 1, "workspace": _block_workspace}
+_SIGNAL: dict[str, Any] = {"threads": 1, "module": "scipy.signal", "module_s": 0.7}
 _TORCH_DIRECT = torch_variants("torch/direct", load_torch, work=_direct_work)
 
 OPERATION = Kernel(
@@ -202,8 +203,8 @@ OPERATION = Kernel(
         Variant("numpy/fft", "numpy", lambda: _by_fft, **_IN_BLOCKS),
         Variant("numpy/direct", "numpy", lambda: on_numpy, threads=1, work=_direct_work),
         Variant("scipy/fft", "scipy", lambda: partial(_by_fft, engine=on_scipy()), **_IN_BLOCKS),
-        Variant("scipy/overlap-add", "scipy", _load_overlap_add, threads=1, work=_overlap_work),
-        Variant("scipy/direct", "scipy", _load_convolve2d, threads=1, work=_direct_work, supports=_two_axes),
+        Variant("scipy/overlap-add", "scipy", _load_overlap_add, work=_overlap_work, **_SIGNAL),
+        Variant("scipy/direct", "scipy", _load_convolve2d, work=_direct_work, supports=_two_axes, **_SIGNAL),
         numba_variant("numba/direct", build, wrap, work=_direct_work),
         _TORCH_DIRECT[0],
         Variant("jax/direct", "jax", load_jax, gradients=True, work=_direct_work, dtypes=frozenset(FLOATS)),

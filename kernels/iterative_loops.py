@@ -36,7 +36,9 @@ def build(span: Any) -> Callable[..., Any]:
         spare = np.empty((n, m), stack.dtype)
         for plane in span(stack.shape[0]):
             a, b = result[plane], spare
-            b[:] = a
+            for i in range(n):  # `b[:] = a` has Numba compile how to complain about shapes, which takes three seconds
+                for j in range(m):
+                    b[i, j] = a[i, j]
             done = 0
             while done < sweeps:
                 now = min(depth, sweeps - done)

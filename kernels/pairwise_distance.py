@@ -310,13 +310,14 @@ def _same(rng: np.random.Generator, dtype: str) -> Arguments:
 
 
 P = np.ones((4, 3))
+_SPATIAL: dict[str, Any] = {"threads": 1, "module": "scipy.spatial", "module_s": 0.15}
 OPERATION = Kernel(
     name="pairwise_distance",
     summary="Euclidean distances between rows: (n, d), (m, d) -> (n, m)",
     variants=(
         Variant("numpy", "numpy", lambda: _on_numpy, threads=1),
         Variant("numpy/gemm", "numpy", lambda: _by_products, work=_gemm_work, workspace=_gemm_workspace),
-        Variant("scipy", "scipy", _load_scipy, threads=1, dtypes=frozenset({"float64"})),  # it widens float32 itself
+        Variant("scipy", "scipy", _load_scipy, dtypes=frozenset({"float64"}), **_SPATIAL),  # it widens float32 itself
         numba_variant("numba", _build, _by_columns, reorder=True),
         numba_variant("numba/parallel", _build, _by_columns, reorder=True),
         *torch_variants("torch", load_torch),

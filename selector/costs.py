@@ -20,7 +20,7 @@ from ..telemetry.state import State
 from . import shipped
 from .base import CostModel, Prediction
 from .curves import LEAST_SHARE, LN2, Fit, Mean, Place, Point, fit, interpolate, log2_s
-from .elsewhere import Elsewhere
+from .elsewhere import Elsewhere, first_calls
 
 LEVEL_SHIPPED, LEVEL_SIBLING, LEVEL_LEANING, LEVEL_GUESS = 0.7, 0.5, 1.5, 2.5
 """Octaves of doubt about overhead and rate, by where the prior mean comes from."""
@@ -90,13 +90,9 @@ class Curves(CostModel):
         return known
 
     def _first_call_s(self, site: Site, backend: str) -> float:
-        cold = [
-            (sketch.cold_count, sketch.cold_s)
-            for (cell, _), sketch in self._state.of(site.operation, site.dtype).items()
-            if cell.variant == site.variant and sketch.cold_count
-        ]
-        if cold:
-            return sum(n * s for n, s in cold) / sum(n for n, _ in cold)
+        measured = first_calls(self._state.of(site.operation, site.dtype)).get(site.variant)
+        if measured is not None:
+            return measured
         curve = self._shipped(site)
         if curve:
             return float(curve["first_s"])

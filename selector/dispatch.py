@@ -194,11 +194,10 @@ class Dispatcher:
             evidence = verify.wrong(self.operation, variant, request, result, args, kwargs, before, self._plain)
             if evidence is not None:
                 raise WrongResultError(evidence)
-        cold = self.engine.learner.cold(
-            site, seconds, trial=rule == "explore", compiled=split.compiled, fresh=not warm,
-            eager=compiles(variant) == "never",
+        compile_s = self.engine.learner.once_s(
+            site, split.compute_s, trial=rule == "explore", compiled=split.compiled, fresh=not warm,
+            eager=compiles(variant) == "never", expected_s=choice.expected_s(variant.name),
         )  # fmt: skip
-        compile_s = split.compute_s if cold else 0.0
         self._record(
             Outcome(
                 site, self._history.now(), seconds, convert_s=split.convert_s, transfer_s=split.transfer_s,
@@ -207,7 +206,7 @@ class Dispatcher:
         )  # fmt: skip
         for moved in moves_of(request, variant, split, result, self._history.now()):
             self._record(moved)
-        self.engine.succeeded(request, variant)
+        self.engine.succeeded(request, variant, prepared)
         if key is not None and variant.name == choice.decision.variant:
             self.tables.remember(key, prepared, choice, _like(request, args, kwargs))
         return result

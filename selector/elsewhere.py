@@ -20,6 +20,8 @@ from .curves import UNLOADED, Loaded
 
 SMALL_S, LARGE_S = 3e-5, 1e-3
 """Below, a call of the default is mostly overhead; above, it is mostly work."""
+NOTHING_S = 1e-6
+"""A first call that cost no more beyond a steady one compiled nothing."""
 ENOUGH = 3
 """Operations that have to agree before their spread counts as the doubt."""
 
@@ -63,8 +65,8 @@ class Elsewhere:
                     stalls[name].append(max(busy_s - quiet_s, 0.0))
                 else:
                     slower[name].append(math.log2(busy_s / quiet_s))
-            for name, seconds in _cold(cells):
-                cold[name].append(math.log(seconds))
+            for name, seconds in first_calls(cells).items():
+                cold[name].append(math.log(max(seconds, 1e-6)))
             default = defaults.get(group)
             if default is None:
                 continue
@@ -90,15 +92,16 @@ class Elsewhere:
         return self._known.get(variant) or self._known.get(backend) or NOTHING
 
 
-def _cold(cells: Measured) -> Iterable[tuple[str, float]]:
-    """Mean first-call seconds by variant."""
+def first_calls(cells: Measured) -> dict[str, float]:
+    """Mean seconds that a first call was seen to cost, by variant; warm-ups that compiled nothing do not count."""
     sums: dict[str, list[float]] = {}
     for (cell, _), sketch in cells.items():
         if sketch.cold_count:
             tally = sums.setdefault(cell.variant, [0.0, 0.0])
-            tally[0] += sketch.cold_count
-            tally[1] += sketch.cold_count * sketch.cold_s
-    return [(name, max(total / count, 1e-6)) for name, (count, total) in sums.items()]
+            if sketch.cold_s > NOTHING_S:
+                tally[0] += sketch.cold_count
+                tally[1] += sketch.cold_count * sketch.cold_s
+    return {name: total / count if count else 0.0 for name, (count, total) in sums.items()}
 
 
 def _held_against(cells: Measured, default: str) -> tuple[dict[str, list[float]], dict[str, list[float]]]:

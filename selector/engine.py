@@ -9,6 +9,7 @@ from random import Random
 
 from ..executors import registry
 from ..executors.base import Variant
+from ..executors.prepare import Prepared
 from ..telemetry.attempts import announced
 from ..telemetry.history import History
 from ..telemetry.marks import Held
@@ -51,6 +52,11 @@ class Choice:
     def variant(self) -> Variant:
         """The chosen variant."""
         return self.variants[self.decision.variant]
+
+    def expected_s(self, variant: str) -> float:
+        """Seconds that a steady call of a candidate is expected to take; 0.0 where that is no more than a guess."""
+        known = (c.prediction for c in self.decision.candidates if c.variant == variant)
+        return next((p.seconds for p in known if p.source != "guess"), 0.0)
 
 
 class Engine:
@@ -197,9 +203,9 @@ class Engine:
 
     def _option(self, request: Request, variant: Variant, site: Site) -> Option:
         import_s = 0.0 if registry.imported(variant.backend) else registry.import_cost_s(variant.backend)
+        start_s = registry.executor(variant.backend).start_s(variant) + variant.pending_import_s
         return Option(
-            variant.name, variant.backend, variant.device, site, import_s,
-            registry.executor(variant.backend).start_s(variant), self.is_warm(request, variant),
+            variant.name, variant.backend, variant.device, site, import_s, start_s, self.is_warm(request, variant),
             compiles(variant) == "shape",
         )  # fmt: skip
 
@@ -240,10 +246,12 @@ class Engine:
         if failure is Failure.OUT_OF_MEMORY and (variant.device != "cpu" or nbytes > LARGE_WORKSPACE):
             breakers.marks.failed(place_of(request, variant), nbytes, message, self.machine.spare(variant))
 
-    def succeeded(self, request: Request, variant: Variant) -> None:
-        """Close the breaker, if one was open, and remember that the signature is warm."""
+    def succeeded(self, request: Request, variant: Variant, prepared: Prepared | None = None) -> None:
+        """Close the breaker, if one was open, and remember that the signature is warm, if it had anything to compile:
+        empty data may be nothing to do."""
         self.machine.breakers.succeeded(breaker_key(request, variant))
-        self.warmed(request, variant)
+        if prepared is None or not prepared.uncompiled:
+            self.warmed(request, variant)
         nbytes = request.bytes_of(variant)
         if nbytes > LARGE_WORKSPACE:
             self.machine.breakers.marks.fitted(place_of(request, variant), nbytes)

@@ -23,6 +23,8 @@ from .traffic import ClassKey, SizeClass, Traffic, class_key
 MOST_KEPT = 20_000
 WARM_UP_S = 0.05
 """A variant's first trial at a size class that takes less is a warm-up: it would tell of plans, caches, page faults."""
+WARMED_S = 1e-9
+"""Said to be paid once in a warm-up: that there was one, and that nothing was compiled in it."""
 LOST_S = 60.0
 """A trial that has told nothing for so long, beyond what it may take, will not (its caller was interrupted)."""
 ON_PURPOSE = frozenset({"warmup", "calibrate"})
@@ -221,25 +223,26 @@ class Learner:
             self._handed_out[key] = loss_s, now
         return True
 
-    def cold(
-        self, site: Site, seconds: float, *, trial: bool, compiled: bool = False, fresh: bool = False,
-        eager: bool = True,
-    ) -> bool:  # fmt: skip
-        """Whether what a call took says nothing about later ones.
+    def once_s(
+        self, site: Site, seconds: float, *, trial: bool, compiled: bool | None = None, fresh: bool = False,
+        eager: bool = True, expected_s: float = 0.0,
+    ) -> float:  # fmt: skip
+        """Seconds of a call that were paid once; above 0.0 it says nothing about what later calls take.
 
         Parameters
         ----------
         trial : whether it was made to find out.
-        compiled : whether the library says that it compiled.
+        compiled : whether the library says that it compiled; None: it does not say.
         fresh : whether nothing like it has run in this process.
         eager : whether the variant never compiles.
+        expected_s : what a later call is expected to take, where that is known.
         """
-        if compiled:
-            return True
         seen = self.traffic.at(class_key(site))
-        if trial and eager and seen is not None and seconds < seen.chosen_s:
-            return False  # even so it beats what runs: that is news enough
-        return fresh or (trial and self._warms_up(site, seconds))
+        if trial and eager and not compiled and seen is not None and seconds < seen.chosen_s:
+            return 0.0  # even so it beats what runs: that is news enough
+        if compiled or (fresh and compiled is None):
+            return paid_once_s(compiled, seconds, expected_s)
+        return WARMED_S if trial and self._warms_up(site, seconds) else 0.0
 
     def _warms_up(self, site: Site, seconds: float) -> bool:
         if seconds >= WARM_UP_S or site.cell in self._warmed_up:
@@ -330,6 +333,13 @@ class Learner:
             self._predictions.clear()
             self.costs.forget(None)
             self.epoch = next(self._epochs)
+
+
+def paid_once_s(compiled: bool | None, seconds: float, expected_s: float = 0.0) -> float:
+    """Seconds of a first call that no later one costs; `compiled` is what the library says, None where it does not."""
+    if compiled is None:
+        return max(seconds - expected_s, WARMED_S)
+    return max(seconds, WARMED_S) if compiled else WARMED_S
 
 
 def _lately_s(sketch: Sketch | None, site: Site) -> float | None:

@@ -19,6 +19,8 @@ CAUTION = 0.5
 """Standard deviations of doubt that a variant which has not run at this size must beat the default by."""
 WATCHED_S = 1e-3
 """What trying costs beside the call itself: it is watched, told and learned from at once."""
+COLD_DOUBT = 2.0
+"""A compilation may take so many times as long as expected: on another machine, of other dtypes, beside others."""
 LOOK_AGAIN = 1e-3
 """Share of what is spent that looking again at a variant which has lost may cost."""
 LOOK_ONCE = 0.01
@@ -121,7 +123,7 @@ def _trials(question: Question, chosen: Candidate, rest: list[Candidate]) -> tup
         net = min(worth * HORIZON - loss - cold_s, worth * HORIZON_COLD - cold_s)
         if net <= 0.0 and _due_again(candidate, now, question):
             net = now  # little, so that whatever is new comes first
-        bound = max(0.0, belief.high - now) + candidate.cold_s
+        bound = max(0.0, belief.high - now) + candidate.import_s + COLD_DOUBT * candidate.compile_s
         if candidate.variant in question.untested and question.spent_s < bound:
             continue  # a smaller size tells first, unless waiting for it has cost as much as trying here may
         if net > 0.0 and bound <= question.credit_s:

@@ -23,6 +23,7 @@ from .dispatch import Dispatcher
 from .dtypes import canonical_dtype
 from .engine import Choice
 from .failures import classify
+from .learner import paid_once_s
 from .shared import default_selector
 
 RULE = "warmup"
@@ -205,10 +206,10 @@ def _first_call(
         ))  # fmt: skip
         return Warmed(workload, variant.name, None, f"{failure}: {message}")
     ended = time.perf_counter()
-    engine.succeeded(request, variant)
+    engine.succeeded(request, variant, prepared)
     _record(dispatcher, Outcome(
         choice.sites[variant.name], engine.history.now(), ended - began, convert_s=split.convert_s,
-        transfer_s=split.transfer_s, compile_s=max(split.compute_s, 1e-9), rule=RULE, calls=0,
+        transfer_s=split.transfer_s, compile_s=paid_once_s(split.compiled, split.compute_s), rule=RULE, calls=0,
     ))  # fmt: skip
     return Warmed(workload, variant.name, ended - started)
 

@@ -98,12 +98,12 @@ class Ours:
                 place = Site("import", backend.name, "", "", "")
                 self._record(Outcome(place, when, import_s, import_s=import_s, rule=self._rule))
         key = _warm_key(call, variant)
-        says_nothing = self.learner.cold(
-            site, seconds, trial=self._rule == "explore", fresh=cold and key not in self._warm,
-            eager=backend.compiles == "never",
+        fresh, eager = cold and key not in self._warm, backend.compiles == "never"
+        cold_s = self.learner.once_s(
+            site, seconds, trial=self._rule == "explore", compiled=None if eager else fresh, fresh=fresh, eager=eager,
+            expected_s=self._expected_s(call, variant),
         )  # fmt: skip
         self._warm.add(key)
-        cold_s = seconds if says_nothing else 0.0
         self._record(Outcome(site, when, seconds, compile_s=cold_s, rule=self._rule))
         if self._rule == "explore":  # the flusher hurries where there is news
             self._round_s, self._next = FIRST_ROUND_S, self.now + FIRST_ROUND_S
@@ -121,6 +121,10 @@ class Ours:
         for table in self._tables.values():
             for kept in [k for k, a in table.items() if a.ranking.order[0] == variant or variant in a.tickets]:
                 table.pop(kept)
+
+    def _expected_s(self, call: Call, variant: str) -> float:
+        found = self.prediction(call, variant)
+        return found[1] if found else 0.0
 
     def prediction(self, call: Call, variant: str) -> tuple[float, float, float] | None:
         """90 % interval and typical seconds of one warm call; None where nothing better than a guess is known."""
