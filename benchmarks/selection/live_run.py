@@ -130,9 +130,10 @@ def parts_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     variants: Counter[str] = Counter()
     compile_s = 0.0
     for outcome in calls:
-        variants[outcome.site.variant] += outcome.calls
         kernel = operations.find(outcome.site.operation)
-        assert isinstance(kernel, Kernel)
+        if not isinstance(kernel, Kernel):  # a conversion, which is part of a call
+            continue
+        variants[outcome.site.variant] += outcome.calls
         # Whatever runs for the first time is recorded as compiling; of what never compiles it is no more than a call.
         if registry.executor(kernel.variant(outcome.site.variant).backend).capabilities.compiles != "never":
             compile_s += outcome.compile_s
