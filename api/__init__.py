@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import pointsman.cli_start as _cli_start  # noqa: F401 - before the imports that take time
 import pointsman.kernels as _kernels  # noqa: F401 - announces the built-in operations by name; loads none of them
 
 if TYPE_CHECKING:

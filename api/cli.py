@@ -279,7 +279,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"pointsman {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_questions(commands)
+    _add_runs(commands)
+    _add_memory(commands)
+    p = _command(
+        commands, "demo", _demo,
+        "run a mixed stream of real work and show the choices being learned; some minutes on two cores",
+        "pointsman demo --quick",
+    )  # fmt: skip
+    p.add_argument("--quick", action="store_true", help="a tenth of the calls")
+    p.add_argument("--budget", type=parse_seconds, default=45.0, metavar="S",
+                   help="seconds for timing every variant afterwards (default 45)")  # fmt: skip
+    return parser
 
+
+def _add_questions(commands: Any) -> None:
     p = _command(commands, "backends", _backends, "list the backends: what is there, and what is missing and why",
                  "pointsman backends --available --json")  # fmt: skip
     p.add_argument("--available", action="store_true", help="only those that can be used here")
@@ -301,6 +315,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     _json_option(p)
 
+
+def _add_runs(commands: Any) -> None:
     p = _command(
         commands, "run", _run,
         "run a built-in operation on random numbers, record what it took, and say what the next call would use. "
@@ -325,6 +341,8 @@ def _parser() -> argparse.ArgumentParser:
     cli_calibrate.add_arguments(p)
     _json_option(p)
 
+
+def _add_memory(commands: Any) -> None:
     p = _command(commands, "summary", _summary, "show what was learned, gained, lost and spent",
                  "pointsman summary --json")  # fmt: skip
     _json_option(p)
@@ -337,16 +355,6 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--operation", metavar="NAME", help="forget only this operation")
     cli_lock.add_merge(actions, _command)
     cli_lock.add_lock(commands, _command)
-
-    p = _command(
-        commands, "demo", _demo,
-        "run a mixed stream of real work and show the choices being learned; some minutes on two cores",
-        "pointsman demo --quick",
-    )  # fmt: skip
-    p.add_argument("--quick", action="store_true", help="a tenth of the calls")
-    p.add_argument("--budget", type=parse_seconds, default=45.0, metavar="S",
-                   help="seconds for timing every variant afterwards (default 45)")  # fmt: skip
-    return parser
 
 
 def _command(commands: Any, name: str, handler: Handler | None, what: str, example: str) -> argparse.ArgumentParser:

@@ -36,7 +36,7 @@ def build(span: Any) -> Callable[..., Any]:
         spare = np.empty((n, m), stack.dtype)
         for plane in span(stack.shape[0]):
             a, b = result[plane], spare
-            for i in range(n):  # `b[:] = a` has Numba compile how to complain about shapes, which takes three seconds
+            for i in range(n):  # `b[:] = a` would have Numba compile a message about shapes, which takes four seconds
                 for j in range(m):
                     b[i, j] = a[i, j]
             done = 0
@@ -60,7 +60,9 @@ def build(span: Any) -> Callable[..., Any]:
                     a, b = b, a
                 done += now
             if sweeps % 2 == 1:  # the last sweep ended in the spare grid, wherever that is by now
-                result[plane] = a
+                for i in range(n):
+                    for j in range(m):
+                        result[plane, i, j] = a[i, j]
         return result
 
     return sweep_all
@@ -117,31 +119,34 @@ def wrap_parallel(compiled: Any) -> Callable[..., Any]:
     return sweep_all
 
 
+def _swept_in_place(u: Any, source: Any, sweeps: int) -> Any:
+    """On the stack as one run of memory, as in the NumPy variant."""
+    import torch
+
+    grids = [u.clone(memory_format=torch.contiguous_format) for _ in range(2)]
+    m, length = u.shape[-1], u.numel()
+    flat = [grid.view(length) for grid in grids]
+    heat = None if source is None else (source * 0.25).expand(u.shape).reshape(length)[m : length - m]
+    edges = [[grid[..., 0], grid[..., -1], grid[..., 0, :], grid[..., -1, :]] for grid in grids]
+    for sweep in range(sweeps):
+        old, out = flat[sweep % 2], flat[1 - sweep % 2][m : length - m]
+        torch.add(old[: length - 2 * m], old[2 * m :], out=out)
+        out.add_(old[m - 1 : length - m - 1]).add_(old[m + 1 : length - m + 1]).mul_(0.25)
+        if heat is not None:
+            out.add_(heat)
+        for mine, kept in zip(edges[1 - sweep % 2], edges[sweep % 2], strict=True):
+            mine.copy_(kept)
+    return grids[sweeps % 2]
+
+
 def load_torch() -> Callable[..., Any]:
     """Sweeps in place, outside of autograd, with a derivative of their own: it keeps nothing, however many they are."""
     import torch
 
-    def run(u: Any, source: Any, sweeps: int) -> Any:
-        """On the stack as one run of memory, as in the NumPy variant."""
-        grids = [u.clone(memory_format=torch.contiguous_format) for _ in range(2)]
-        m, length = u.shape[-1], u.numel()
-        flat = [grid.view(length) for grid in grids]
-        heat = None if source is None else (source * 0.25).expand(u.shape).reshape(length)[m : length - m]
-        edges = [[grid[..., 0], grid[..., -1], grid[..., 0, :], grid[..., -1, :]] for grid in grids]
-        for sweep in range(sweeps):
-            old, out = flat[sweep % 2], flat[1 - sweep % 2][m : length - m]
-            torch.add(old[: length - 2 * m], old[2 * m :], out=out)
-            out.add_(old[m - 1 : length - m - 1]).add_(old[m + 1 : length - m + 1]).mul_(0.25)
-            if heat is not None:
-                out.add_(heat)
-            for mine, kept in zip(edges[1 - sweep % 2], edges[sweep % 2], strict=True):
-                mine.copy_(kept)
-        return grids[sweeps % 2]
-
     class Sweeps(torch.autograd.Function):
         @staticmethod
         def forward(u: Any, source: Any, sweeps: int) -> Any:
-            return run(u, source, sweeps)
+            return _swept_in_place(u, source, sweeps)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004 - a linear map keeps no result

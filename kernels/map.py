@@ -82,6 +82,19 @@ def map(
     [2, 1, 0]
     """
     started = time.perf_counter()
+    _check(worker, backend, n_jobs, prefer, chunk_size, native_threads)
+    run = Run(worker, listed(items))
+    info = MapInfo(len(run.items))
+    job = Job(run, info, n_jobs, prefer, chunk_size, native_threads, rerun, options)
+    results = job.automatic() if backend == "auto" else job.named(str(backend))
+    info.seconds = time.perf_counter() - started
+    return (results, info) if return_info else results
+
+
+def _check(
+    worker: object, backend: object, n_jobs: int | None, prefer: str | None, chunk_size: int | None, native_threads: int
+) -> None:
+    """Raise what `map` says it raises for arguments that make no sense, before an item is drawn or run."""
     if not callable(worker):
         raise TypeError(f"worker: found {worker!r}; give a function of one item")
     if prefer is not None and prefer not in PREFER:
@@ -97,9 +110,3 @@ def map(
             "'joblib' or a variant such as 'joblib/threads'. Workers at a time are n_jobs=...; several iterables "
             "become one by zip(...)"
         )
-    run = Run(worker, listed(items))
-    info = MapInfo(len(run.items))
-    job = Job(run, info, n_jobs, prefer, chunk_size, native_threads, rerun, options)
-    results = job.automatic() if backend == "auto" else job.named(str(backend))
-    info.seconds = time.perf_counter() - started
-    return (results, info) if return_info else results

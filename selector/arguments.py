@@ -10,11 +10,13 @@ import numpy as np
 
 from ..executors import conversion
 from .request import Request
-from .signature import shape_class
+from .signature import class_of_value, shape_class
 
 ndarray = np.ndarray
 LONGEST = 8
 """So many items of a list, and eight times as many characters of a text, tell costs apart."""
+FEW = 16
+"""A whole number up to that may be a mode, which only itself is like."""
 _PLAIN = frozenset({int, str, bool, type(None), bytes})
 _NO_NUMBERS = frozenset("OSUVMm")  # kinds of NumPy dtypes that no backend but NumPy has, and no kernel computes in
 
@@ -37,11 +39,20 @@ def key_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     return tuple(key)
 
 
-def class_of(key: Any) -> Any:
-    """The key of a signature's size class: NumPy shapes by their half-octave classes, all else as it is."""
-    return tuple(
+def class_of(key: Any, *, varying: bool = False) -> Any:
+    """The key of a signature's size class: NumPy shapes by their half-octave classes, all else as it is.
+
+    `varying`: whole numbers beyond `FEW` and texts by their classes too, since some of them take ever new values.
+    """
+    parts: list[Any] = [
         shape_class((part,)) if type(part) is tuple and (not part or type(part[0]) is int) else part for part in key
-    )
+    ]
+    if varying:
+        for place in range(1, len(parts)):
+            part, kind = parts[place], parts[place - 1]
+            if kind is str or (kind is int and abs(part) > FEW):
+                parts[place] = class_of_value(part)
+    return tuple(parts)
 
 
 def _other(value: Any) -> Any:

@@ -53,6 +53,16 @@ class Prediction:
         """Upper end of that interval, seconds; 95 % of single calls are expected below it."""
         return math.exp(self.mu + 1.645 * math.hypot(self.sigma, self.noise))
 
+    def gain_s(self, now_s: float) -> float:
+        """Expected seconds saved a call that takes `now_s` at present, if what turns out slower is not kept.
+
+        E[max(now_s - t, 0)] for log-normal t: the put of Black and Scholes (1973), with `now_s` as the strike.
+        """
+        if self.sigma <= 0.0:
+            return max(0.0, now_s - self.seconds)
+        d = (math.log(now_s) - self.mu) / self.sigma
+        return max(0.0, now_s * _phi(d) - math.exp(self.mu + 0.5 * self.sigma**2) * _phi(d - self.sigma))
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -87,10 +97,12 @@ class Question:
     usual : calls of this size class that earlier processes made, on average.
     at_stake_s : variant -> seconds already spent on what a trial here would teach about: this size, its neighbours,
         larger ones. The natural guess for what is still to come.
+    may_save_s : cold variant -> seconds that it may save in the calls of all sizes still to come.
     untested : variants that have never run at a smaller size at which they would cost far less.
     spent_s : seconds spent at this very size.
     unseen_s : variant -> seconds spent at this very size since it last ran here; none but those that have.
     import_earned : backends whose import the calls so far would already have repaid.
+    compile_earned : variants that the calls so far, of all sizes, would have repaid compiling once.
     incumbent : what ran last time, if anything.
     explore : whether a trial may be proposed at all.
     credit_s : seconds that a trial's loss may cost at most.
@@ -102,10 +114,12 @@ class Question:
     seen: float = 0.0
     usual: float = 0.0
     at_stake_s: Mapping[str, float] = field(default_factory=dict)
+    may_save_s: Mapping[str, float] = field(default_factory=dict)
     untested: frozenset[str] = frozenset()
     spent_s: float = 0.0
     unseen_s: Mapping[str, float] = field(default_factory=dict)
     import_earned: frozenset[str] = frozenset()
+    compile_earned: frozenset[str] = frozenset()
     incumbent: str | None = None
     explore: bool = False
     credit_s: float = 0.0
@@ -164,3 +178,8 @@ class Policy(ABC):
     @abstractmethod
     def rank(self, question: Question) -> Ranking:
         """Answer `question`. Pure: the same question gives the same answer."""
+
+
+def _phi(z: float) -> float:
+    """The standard normal distribution function."""
+    return 0.5 * math.erfc(-z / math.sqrt(2.0))

@@ -14,7 +14,7 @@ from .arguments import all_leaves, key_of, stands_apart
 from .dispatch import UNSAMPLED, Dispatcher
 from .journey import BoundLeg, Journey
 from .logs import log
-from .moves import inside, kind_at, load_of, mover, place_of, places
+from .moves import brought_home, inside, kind_at, load_of, moved, place_of, places
 from .operations import Operation
 from .route import Noted, Route, find_route
 from .selector import IntelligentBackendSelector
@@ -106,7 +106,7 @@ class Chain:
             for leg in journey.legs:
                 if leg.into_timed is not None:
                     started = perf_counter()
-                    args, kwargs = _moved(leg.into_timed, args, kwargs)
+                    args, kwargs = moved(leg.into_timed, args, kwargs)
                     ended = perf_counter()
                     leg.history.buffer.append((leg.move_site, ended, ended - started, "", "", calls))
                 if done and not leg.fits(args[0]):
@@ -142,7 +142,7 @@ class Chain:
                 return self._first_run(key, args, kwargs)
             journey = self._journeys[key] = self._journey(key, noted)
         if journey.varies:
-            return self._home(self._in_turn(0, args, kwargs), journey.noted.home)
+            return brought_home(self._in_turn(0, args, kwargs), journey.noted.home)
         with inside(journey.scopes):
             return self._carefully(key, journey, args, kwargs)
 
@@ -166,7 +166,7 @@ class Chain:
         # Arrays in a list are converted only on the way to another library and back, as single calls are.
         if not apart and self._boxed() <= {kind_at(home)}:
             self._noted[key] = Noted(home, tuple(requests), tuple(loads), self._operations())
-        return self._home(value, home)
+        return brought_home(value, home)
 
     def _carefully(self, key: Any, journey: Journey, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the route with every attempt watched: new variants are loaded, trials made, failures followed up."""
@@ -174,7 +174,7 @@ class Chain:
         for done, (leg, dispatcher) in enumerate(zip(journey.legs, dispatchers, strict=True)):
             if leg.into is not None:
                 try:
-                    args, kwargs = _moved(leg.into, args, kwargs)
+                    args, kwargs = moved(leg.into, args, kwargs)
                 except Exception as error:
                     return self._stay(key, journey, done, args, kwargs, error)
             if done and not leg.fits(args[0]):
@@ -196,7 +196,7 @@ class Chain:
         self._journeys.pop(key, None)
         if leg.into is not None and place_of(args, kwargs) != leg.place:
             try:
-                args, kwargs = _moved(leg.into, args, kwargs)
+                args, kwargs = moved(leg.into, args, kwargs)
             except Exception as again:
                 return self._stay(key, journey, done, args, kwargs, again)
         value = dispatcher._rescue(leg, error, *leg.step.arguments(args, kwargs))
@@ -227,21 +227,14 @@ class Chain:
         """The remaining steps, each as a call of its own, at home."""
         home = journey.noted.home
         if done:
-            args = (self._home(args[0], home),)
-        return self._home(self._in_turn(done, args, kwargs), home)
+            args = (brought_home(args[0], home),)
+        return brought_home(self._in_turn(done, args, kwargs), home)
 
     def _in_turn(self, done: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         for step, dispatcher in zip(self.steps[done:], self._dispatchers()[done:], strict=True):
             full, named = step.arguments(args, kwargs)
             args, kwargs = (dispatcher(*full, **named),), {}
         return args[0]
-
-    def _home(self, value: Any, home: str) -> Any:
-        """The result as the caller has his arrays; a tensor that carries a gradient stays what it is."""
-        place = place_of((value,), {})
-        if place == home or conversion.requires_grad(value) or conversion.kind_of(value) in ("foreign", "tracer"):
-            return value
-        return mover(place, home)(value)
 
     # ------------------------------------------------------------------------------------------ routes
 
@@ -326,21 +319,13 @@ class Chain:
         if made is None:
             selector = self._own or default_selector()
             made = [step.dispatcher(selector) for step in self.steps]
-            for owner in {id(s): s for s in (selector, *(_owner_of(step) for step in self.steps)) if s}.values():
+            for owner in {id(s): s for s in (selector, *(step.owner for step in self.steps)) if s}.values():
                 owner.adopt(self)
             self._made = made
         elif any(step.asked(d)() is not d.operation for step, d in zip(self.steps, made, strict=True)):
             selector = self._own or default_selector()
             made = self._made = [step.dispatcher(selector) for step in self.steps]
         return made
-
-
-def _owner_of(step: Step) -> IntelligentBackendSelector | None:
-    return None if isinstance(step.target, str) else step.target._own
-
-
-def _moved(into: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return tuple(map(into, args)), {name: into(given) for name, given in kwargs.items()}
 
 
 def _key(held: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -32,7 +32,8 @@ GRID = 2.0  # octaves between the points by which a curve of another dtype is ha
 # Guesses for operations without a prior: seconds a call beyond NumPy (dispatch and conversion; measured on a two-core
 # CPU), and seconds of a first call. A GPU's share is launch and synchronisation.
 OVERHEAD_S = {"scipy": 1e-6, "numba": 3e-7, "torch": 6e-6, "jax": 4e-5, "cupy": 4e-5, "fftw": 3e-6, "joblib": 1e-3}
-FIRST_CALL_S = {"numba": 0.5, "torch": 0.02, "jax": 0.15, "cupy": 0.3, "scipy": 0.003}
+FIRST_CALL_S = {"numba": 1.5, "torch": 0.02, "jax": 0.1, "cupy": 0.3, "scipy": 0.003, "fftw": 0.007}
+FIRST_CALLS = 2  # measured ones of other operations that these weigh as much as
 BASE_S, RATE = 2e-6, 5e8
 GPU_LAUNCH_S, GPU_RATE, GPU_BYTES_PER_S = 6e-5, 1e12, 1e10
 SCATTER, ENOUGH = 0.1, 8
@@ -97,8 +98,8 @@ class Curves(CostModel):
         if curve:
             return float(curve["first_s"])
         usual = FIRST_CALL_S.get(backend, 0.0)
-        known = self._others().of(site.variant, backend).cold_s
-        return usual if known is None or not usual else known
+        known = self._others().of(site.variant, backend)
+        return (FIRST_CALLS * usual + known.colds * known.cold_s) / (FIRST_CALLS + known.colds) if usual else 0.0
 
     def forget(self, changed: set[tuple[str, str]] | None) -> None:
         """Drop fits of changed groups, and of the same operations in other dtypes, which may rest on them."""

@@ -31,7 +31,8 @@ Measured = Mapping[Key, Sketch]
 class Known(NamedTuple):
     """What one variant does elsewhere; octaves but for `cold_s`, and None where nothing tells."""
 
-    cold_s: float | None
+    cold_s: float  # mean of first calls
+    colds: int  # operations and dtypes that it is the mean of
     overhead: float | None  # log2 seconds of a small call
     faster: float | None  # log2 of its rate over the default's, at sizes where work counts
     doubt: float  # of `faster`
@@ -39,7 +40,7 @@ class Known(NamedTuple):
     load: Loaded = UNLOADED  # what others on the machine do to it
 
 
-NOTHING = Known(None, None, None, math.inf, 0)
+NOTHING = Known(0.0, 0, None, None, math.inf, 0)
 
 
 class Elsewhere:
@@ -66,7 +67,7 @@ class Elsewhere:
                 else:
                     slower[name].append(math.log2(busy_s / quiet_s))
             for name, seconds in first_calls(cells).items():
-                cold[name].append(math.log(max(seconds, 1e-6)))
+                cold[name].append(seconds)
             default = defaults.get(group)
             if default is None:
                 continue
@@ -140,7 +141,8 @@ def _known(
     groups = len(faster or ())
     load = Loaded(median(stalls) if stalls else 0.0, median(slower) if slower else 0.0)
     return Known(
-        math.exp(fmean(cold)) if cold else None,
+        fmean(cold) if cold else 0.0,
+        len(cold or ()),
         median(overhead) if overhead else None,
         median(faster) if faster else None,
         pstdev(faster) if faster and groups >= ENOUGH else math.inf,

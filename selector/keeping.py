@@ -57,6 +57,8 @@ class Keeping:
                 self._flip(engine.learner.context)
             if due:
                 Context().run(self._refresh, due)  # a flush within `use(...)` must not leave that choice behind
+            else:
+                Context().run(self._go_on)
         except Exception as error:
             warnings.warn(HistoryWarning(f"learning skipped a batch: {type(error).__name__}: {error}"), stacklevel=2)
 
@@ -71,17 +73,24 @@ class Keeping:
     def _refresh(self, due: set[tuple[str, str]]) -> None:
         """Make the changed choices again, here and not in a caller's next call: the new curves cost a millisecond."""
         self._short.clear()
+        assert self._made is not None
+        history = self._made.history
         for context, kept in self._by_load.items():
             left = RENEWED
             for key, known in reversed(list(kept.items())):
                 if (known.request.operation, known.request.dtype) in due:
                     left -= 1
                     if left >= 0:
+                        history.breathe()
                         self._renew(key, known.request, context)
                     else:
                         kept.pop(key, None)
         for dispatcher in list(self._dispatchers):
             dispatcher.refresh(due)
+
+    def _go_on(self) -> None:
+        for dispatcher in list(self._dispatchers):
+            dispatcher.refresh(set())
 
     def _renew(self, key: Any, request: Request, context: str) -> None:
         """Replace one entry of the exact table; it goes where nothing can run it, or settings change meanwhile."""

@@ -18,7 +18,7 @@ from ..telemetry.sketch import Sketch
 from ..telemetry.state import Group
 from .base import Candidate, CostModel, Policy, Prediction, Question, Ranking
 from .ledger import Ledger
-from .traffic import ClassKey, SizeClass, Traffic, class_key
+from .traffic import TO_COME, ClassKey, SizeClass, Traffic, class_key
 
 MOST_KEPT = 20_000
 WARM_UP_S = 0.05
@@ -124,8 +124,8 @@ class Learner:
         return compile_s + option.start_s
 
     def calls_expected(self, site: Site, told: float | None = None) -> float:
-        """Calls of this signature still to come: as told, else as many as there have been (ski rental)."""
-        return float(told) if told is not None else max(1.0, self.traffic.calls_of(site))
+        """Calls of this signature still to come: as told, else a share of those that there have been."""
+        return float(told) if told is not None else max(1.0, TO_COME * self.traffic.calls_of(site))
 
     def question(
         self, site: Site, candidates: tuple[Candidate, ...], default: str, *, told: float | None = None,
@@ -147,10 +147,12 @@ class Learner:
         return Question(
             candidates, default, self.calls_expected(site, told), self.traffic.calls_of(site), usual,
             at_stake_s=self.traffic.at_stake(key, candidates),
+            may_save_s=self.traffic.may_save(key, candidates),
             untested=self.traffic.untested(key, candidates),
             spent_s=seen.spent_s,
             unseen_s={variant: seen.spent_s - then for variant, then in seen.last.items()},
             import_earned=self.traffic.imports_earned(candidates),
+            compile_earned=self.traffic.compiles_earned(key, candidates),
             incumbent=seen.incumbent,
             explore=explore > 0.0 and not self.frozen,
             credit_s=self.ledger.credit_s(explore),
@@ -203,11 +205,13 @@ class Learner:
             seen.chosen_s, seen.low_s, seen.high_s = expected.mean_s, expected.low, expected.high
             if learning:
                 seen.usual = seen.usual or self._usual(class_key(sites[default]))
-            seen.wishes = {}
+            seen.wishes, seen.promises = {}, {}
             for c in candidates:
+                if c.cold_s:
+                    seen.promises[c.variant] = c.prediction.gain_s(expected.mean_s) / expected.mean_s
                 gain = expected.mean_s - c.prediction.mean_s
-                if c.import_s and gain > 0.0 and c.prediction.source != "guess":
-                    seen.wishes[c.backend] = max(seen.wishes.get(c.backend, 0.0), gain)
+                if c.cold_s and gain > 0.0 and c.prediction.source != "guess":
+                    seen.wishes[c.variant] = c.backend if c.import_s else "", gain
             if seen.calls and not binding:
                 seen.incumbent = chosen
 

@@ -119,6 +119,21 @@ def mover(source: str, target: str) -> Callable[[Any], Any]:
     return outward(executor, kind_at(target), target.partition("@")[2] or "cpu")
 
 
+def moved(
+    into: Callable[[Any], Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call, each put through the mover `into`."""
+    return tuple(map(into, args)), {name: into(given) for name, given in kwargs.items()}
+
+
+def brought_home(value: Any, home: str) -> Any:
+    """A result as the caller has his arrays; a tensor that carries a gradient stays what it is."""
+    place = place_of((value,), {})
+    if place == home or conversion.requires_grad(value) or conversion.kind_of(value) in ("foreign", "tracer"):
+        return value
+    return mover(place, home)(value)
+
+
 def waiting_mover(source: str, target: str) -> Callable[[Any], Any]:
     """As `mover`, for a measurement: where a device takes part, its work is waited for."""
     move = mover(source, target)

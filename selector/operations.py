@@ -109,6 +109,11 @@ def find(name: str) -> Operation | None:
     return found
 
 
+def is_built_in(name: str) -> bool:
+    """Whether `name` is that of a kernel of ours, whose parameters are few and known."""
+    return name in _PROVIDED
+
+
 def spread(operation: Operation) -> Operation:
     """`operation` with a variant for every backend that its portable implementation runs on."""
     if operation.portable is None:

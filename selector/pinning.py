@@ -34,6 +34,7 @@ from .request import Request
 from .selector import IntelligentBackendSelector
 from .settings import Settings
 from .shared import default_selector
+from .signature import VARIES
 from .traffic import ClassKey
 
 _PLACE = re.compile(r"[A-Za-z_][\w.-]*(@\w+(:\d+)?)?")
@@ -324,7 +325,7 @@ def _read_detail(detail: str) -> tuple[dict[str, Any], bool, str]:
     if last == "grad":
         detail, gradient = head, True
     try:
-        call = ast.parse(f"f({detail})", mode="eval").body
+        call = ast.parse(f"f({detail.replace(VARIES, '=')})", mode="eval").body  # a class is told by its middle
         assert isinstance(call, ast.Call)
         return {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}, gradient, residency
     except (SyntaxError, ValueError):  # such as an infinite float: the detail itself still names the class

@@ -13,8 +13,6 @@ GUARD = 0.05
 """A learned choice must beat the default by this much, or the default runs."""
 HORIZON = 2.0
 """Calls to come, as a multiple of those seen. As many again is the ski-rental bound; two was better in replay."""
-HORIZON_COLD = 1.0
-"""The same for what is paid once, whatever comes of it: the ski-rental bound."""
 CAUTION = 0.5
 """Standard deviations of doubt that a variant which has not run at this size must beat the default by."""
 WATCHED_S = 1e-3
@@ -55,9 +53,8 @@ def _score(candidate: Candidate, question: Question, default: Candidate) -> floa
     many = _many(question)
     compiled = max(question.calls, 1.0) if candidate.per_shape else many
     instead_s = candidate.failing * default.prediction.mean_s  # runs after an attempt that gave nothing
-    return (
-        candidate.prediction.mean_s + _import_s(candidate, question) / many + candidate.compile_s / compiled + instead_s
-    )
+    compile_s = 0.0 if candidate.variant in question.compile_earned else candidate.compile_s
+    return candidate.prediction.mean_s + _import_s(candidate, question) / many + compile_s / compiled + instead_s
 
 
 def _import_s(candidate: Candidate, question: Question) -> float:
@@ -114,22 +111,25 @@ def _trials(question: Question, chosen: Candidate, rest: list[Candidate]) -> tup
         stake = question.at_stake_s.get(candidate.variant, 0.0)
         if belief.sigma <= 0.0 or stake <= 0.0:
             continue
-        gain = _expected_gain(strike, belief.mu, belief.sigma)
+        gain = belief.gain_s(strike)
         worth = gain / now * stake
         loss = max(0.0, belief.mean_s - now) + gain + WATCHED_S
         cold_s = candidate.compile_s + _import_s(candidate, question)
         if candidate.per_shape and candidate.compile_s and gain * question.seen * HORIZON <= loss + candidate.compile_s:
             continue  # what is compiled for one shape must be repaid by that shape: a stream of new ones never does
-        net = min(worth * HORIZON - loss - cold_s, worth * HORIZON_COLD - cold_s)
+        net = worth * HORIZON - loss - cold_s
+        if cold_s:
+            net = min(net, question.may_save_s.get(candidate.variant, 0.0) - cold_s)
         if net <= 0.0 and _due_again(candidate, now, question):
             net = now  # little, so that whatever is new comes first
         bound = max(0.0, belief.high - now) + candidate.import_s + COLD_DOUBT * candidate.compile_s
         if candidate.variant in question.untested and question.spent_s < bound:
             continue  # a smaller size tells first, unless waiting for it has cost as much as trying here may
         if net > 0.0 and bound <= question.credit_s:
-            found.append((net, candidate.variant, bound))
+            found.append((net, candidate.variant, bound, cold_s > WATCHED_S))
     found.sort(key=lambda trial: -trial[0])
-    return tuple((variant, bound) for _, variant, bound in found[:MOST_TRIALS])
+    once = [trial for trial in found if trial[3]][1:]  # one at a time: what the first gains the next no longer can
+    return tuple((variant, bound) for _, variant, bound, _ in [t for t in found if t not in once][:MOST_TRIALS])
 
 
 def _due_again(candidate: Candidate, now: float, question: Question) -> bool:
@@ -148,13 +148,3 @@ def _due_again(candidate: Candidate, now: float, question: Question) -> bool:
         return True
     since = question.unseen_s.get(candidate.variant, 0.0)
     return since * LOOK_AGAIN > max(candidate.prediction.mean_s - now, 0.2 * now) + WATCHED_S
-
-
-def _expected_gain(now: float, mu: float, sigma: float) -> float:
-    """E[max(now - t, 0)] for log-normal t: the Black-Scholes put, with `now` as the strike."""
-    d = (math.log(now) - mu) / sigma
-    return max(0.0, now * _phi(d) - math.exp(mu + 0.5 * sigma * sigma) * _phi(d - sigma))
-
-
-def _phi(z: float) -> float:
-    return 0.5 * math.erfc(-z / math.sqrt(2.0))

@@ -10,7 +10,7 @@ from ..executors import registry
 from ..executors.base import Parameters, Shapes, Variant
 from ..telemetry.outcome import Site
 from .dtypes import itemsize
-from .operations import Operation, find
+from .operations import Operation, find, is_built_in
 from .workload import WorkloadCharacteristics, detail_of, shape_class
 
 
@@ -55,7 +55,7 @@ class Request:
             bytes=workload.bytes,
             expected_calls=workload.expected_calls,
             shape_class=shape_class(shapes),
-            detail=detail_of(parameters, workload.requires_gradient, workload.residency),
+            detail=detail_at(workload.operation_type, parameters, workload.requires_gradient, workload.residency),
         )
 
     @classmethod
@@ -63,7 +63,7 @@ class Request:
         cls, operation: str, shapes: Shapes, dtype: str, parameters: Parameters, gradient: bool, residency: str
     ) -> Request:
         """The request of a call on arrays."""
-        detail = detail_of(parameters, gradient, residency)
+        detail = detail_at(operation, parameters, gradient, residency)
         return cls(
             operation, shapes, dtype, parameters, gradient, residency,
             shape_class=shape_class(shapes), detail=detail,
@@ -132,3 +132,8 @@ class Request:
         """The request in one line."""
         shapes = " ".join("x".join(map(str, shape)) or "scalar" for shape in self.shapes)
         return f"{self.operation} {shapes} {self.dtype}" + (f" ({self.detail})" if self.detail else "")
+
+
+def detail_at(operation: str, parameters: Parameters, gradient: bool, residency: str) -> str:
+    """The detail of a request's site: of all but built-in operations, what takes ever new values goes by class."""
+    return detail_of(parameters, gradient, residency, "" if is_built_in(operation) else operation)

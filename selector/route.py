@@ -21,8 +21,7 @@ from .engine import Choice
 from .moves import Load, inside, move_s, own_place, places, scopes_of
 from .operations import Operation
 from .policy import GUARD, TIE
-from .request import Request
-from .workload import detail_of
+from .request import Request, detail_at
 
 BINDING = frozenset({"override", "required", "deterministic"})
 """Rules after which nothing is left to choose within a place."""
@@ -319,7 +318,7 @@ class _Planner:
         made = self.noted.requests[i]
         changes: dict[str, Any] = {
             "residency": place,
-            "detail": detail_of(made.parameters, made.gradient, place),
+            "detail": detail_at(made.operation, made.parameters, made.gradient, place),
         }
         if hasattr(made, "own"):  # an adaptive function's request carries its variants, which may have grown
             changes["own"] = self.dispatchers[i].operation

@@ -19,6 +19,14 @@ _PLAIN = (int, float, bool, type(None))  # their str is their repr
 _CLASSES: dict[Shapes, str] = {}
 _CLASSES_KEPT = 4096  # shapes seen by one process; a stream of ever new shapes must not grow memory
 
+MANY, FAR = 32, 1000
+"""A parameter that has had more values than that in this process, and a whole number beyond that, go by their class:
+a seed, or the number of a step, must not make every call a workload of its own."""
+VARIES = "=~"
+"""What a detail says between the name and the class of such a parameter."""
+_VALUES: dict[tuple[str, str], set[Any]] = {}  # by operation and name; so many and one more where there are many
+_NAMES_KEPT = 4096
+
 
 def shape_class(shapes: Shapes) -> str:
     """Half-octave class of every axis of every operand, such as "20x14|8".
@@ -35,8 +43,14 @@ def shape_class(shapes: Shapes) -> str:
     return found
 
 
-def detail_of(parameters: Mapping[str, Any], gradient: bool = False, residency: str = "numpy") -> str:
+def detail_of(
+    parameters: Mapping[str, Any], gradient: bool = False, residency: str = "numpy", operation: str = ""
+) -> str:
     """Canonical text of what a measured cost depends on beside operation, shapes and dtype.
+
+    With the name of an operation, whole numbers, texts and tuples of it that take ever new values (`MANY`, `FAR`) are
+    told by class, such as "seed=~46341": a number by its half-octave, as an axis is. Without, everything is told as it
+    is.
 
     Raises
     ------
@@ -45,7 +59,7 @@ def detail_of(parameters: Mapping[str, Any], gradient: bool = False, residency: 
     """
     if not parameters and not gradient and residency == "numpy":
         return ""
-    parts = [_text(parameters)] if parameters else []
+    parts = [_text(parameters, operation)] if parameters else []
     if gradient:
         parts.append("grad")
     if residency != "numpy":
@@ -53,14 +67,47 @@ def detail_of(parameters: Mapping[str, Any], gradient: bool = False, residency: 
     return ";".join(parts)
 
 
-def _text(parameters: Mapping[str, Any]) -> str:
-    if isinstance(parameters, Parameters):
+def _text(parameters: Mapping[str, Any], operation: str) -> str:
+    if isinstance(parameters, Parameters) and not operation:
         return parameters.text
     texts = []
     for name in sorted(parameters):
         value = parameters[name]
-        texts.append(f"{name}={value if type(value) in _PLAIN else _plain(name, value)!r}")
+        if type(value) not in _PLAIN:
+            value = _plain(name, value)
+        if operation and type(value) in (int, str, tuple) and _varies(operation, name, value):
+            texts.append(f"{name}{VARIES}{class_of_value(value)!r}")
+        else:
+            texts.append(f"{name}={value!r}")
     return ",".join(texts)
+
+
+def _varies(operation: str, name: str, value: Value) -> bool:
+    """Whether this parameter takes ever new values, as far as this process has seen; `value` counts among them."""
+    values = _VALUES.get((operation, name))
+    if values is None:
+        if len(_VALUES) >= _NAMES_KEPT:
+            _VALUES.clear()
+        values = _VALUES[operation, name] = set()
+    if len(values) <= MANY:
+        values.add(value)
+    return len(values) > MANY or _far(value)
+
+
+def _far(value: Value) -> bool:
+    if isinstance(value, tuple):
+        return any(map(_far, value))
+    return type(value) is int and abs(value) > FAR
+
+
+def class_of_value(value: Value) -> Value:
+    """What stands for all values of the same class: the middle of a number's half-octave, an empty text."""
+    if isinstance(value, tuple):
+        return tuple(map(class_of_value, value))
+    if type(value) is int and value:
+        middle = round(math.exp2(round(2.0 * math.log2(min(abs(value), 1 << 512))) / 2.0))
+        return middle if value > 0 else -middle
+    return "" if type(value) is str else value
 
 
 def _plain(name: str, value: Any) -> Value:

@@ -58,6 +58,11 @@ class Step:
         """What of its operands and parameters may be another array, or another kind of array, from call to call."""
         return tuple(v for v in (*self.leading, *self.operands, *self.parameters.values()) if not _fixed(v))
 
+    @property
+    def owner(self) -> IntelligentBackendSelector | None:
+        """The selector that the function was decorated for, if it has one of its own."""
+        return None if isinstance(self.target, str) else self.target._own
+
     def arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of the call that is handed `args` and `kwargs`."""
         return (*self.leading, *args, *self.operands), {**self.parameters, **kwargs}

@@ -16,6 +16,7 @@ from .entry import Entry
 from .logs import log
 from .request import Request
 from .settings import SCOPE, scope
+from .signature import VARIES
 from .verify import DUE
 
 MOST_ENTRIES = 4096
@@ -26,6 +27,8 @@ SETTLED, MOST_SIGHTINGS = 16, 1 << 15
 """So many calls repay an entry of a signature's own: making one costs 150 us, going by its class 5 us a call."""
 RENEWED = 256
 """Entries of a dispatcher that are decided anew by the flusher at once, the latest; dropping more would cost more."""
+LATER = 32
+"""Of the others, so many in each of its next rounds."""
 AHEAD = 16
 """Of those, so many are decided for the other load as well."""
 
@@ -45,6 +48,8 @@ class Tables:
         self.entries = self._by_load[engine.learner.context]
         self.classes: dict[Any, Entry] = {}  # by size class, for signatures that have not been seen before
         self._sightings: dict[Any, int] = {}  # of signatures that have no entry of their own yet
+        self._behind: dict[Any, int] = {}  # entries that the others went before -> epoch of the news
+        self._varying = False  # whether a parameter takes ever new values
 
     def flip(self, context: str) -> None:
         """Read the table of this load from now on; signatures that have no entry there are decided when they come."""
@@ -69,7 +74,8 @@ class Tables:
             entry.skip = NEVER
         entries[key] = entry
         if not entry.scoped and choice.request.size <= CLASS_SIZE and compiles(choice.variant) != "shape":
-            self.classes[class_of(key)] = entry
+            self._varying = self._varying or VARIES in choice.request.detail
+            self.classes[class_of(key, varying=self._varying)] = entry
 
     def class_entry(self, key: Any) -> Entry | None:
         """What runs signatures of this size class; None: decide about this one."""
@@ -79,7 +85,7 @@ class Tables:
         if len(self._sightings) >= MOST_SIGHTINGS:
             self._sightings.clear()
         self._sightings[key] = seen
-        found = self.classes.get(class_of(key))
+        found = self.classes.get(class_of(key, varying=self._varying))
         return found if found is not None and (not found.tickets or found.tickets is DUE) else None
 
     def drop(self, variant: Variant) -> None:
@@ -93,9 +99,14 @@ class Tables:
         for kept in self._by_load.values():
             kept.clear()
         self.classes.clear()
+        self._behind.clear()
 
     def refresh(self, due: set[tuple[str, str]]) -> None:
-        """Make the choices of the changed (operation, dtype) groups again, for both loads."""
+        """Make the choices of the changed (operation, dtype) groups again, for both loads; of none: go on with those of
+        earlier changes that are left."""
+        if not due:
+            self._go_on()
+            return
         for key, entry in list(self.classes.items()):
             if (entry.choice.request.operation, entry.choice.request.dtype) in due:
                 self.classes.pop(key, None)  # the next new signature decides for its class
@@ -110,14 +121,33 @@ class Tables:
             if entry.scoped:  # a scope cannot be entered here
                 for kept in self._by_load.values():
                     kept.pop(key, None)
-            if entry.scoped or left < 0:  # of thousands the latest; the others go on as they are
+            if left < 0 and not entry.scoped:  # of thousands the latest; the others go on as they are until their turn
+                self._behind[key] = self._engine.learner.epoch
+            if entry.scoped or left < 0:
                 continue
+            self._engine.history.breathe()
             self._renew(current, key, entry)
             for context, kept in self._by_load.items():
                 if context != here:
                     kept.pop(key, None)
                     if RENEWED - left <= AHEAD and self._seen(request, context):
+                        self._engine.history.breathe()
                         self._prepare(kept, key, entry, context)
+
+    def _go_on(self) -> None:
+        learner = self._engine.learner
+        if not self._behind or learner.frozen:
+            return
+        current = self._by_load[learner.context]
+        for key in list(self._behind)[:LATER]:
+            epoch, entry = self._behind.pop(key, 0), current.get(key)
+            if entry is None or entry.choice.decision.table >= epoch:  # decided meanwhile
+                continue
+            self._engine.history.breathe()
+            self._renew(current, key, entry)
+            for kept in self._by_load.values():
+                if kept is not current:
+                    kept.pop(key, None)
 
     def _seen(self, request: Request, context: str) -> bool:
         """Whether anything is known of this operation under that load; else there is nothing to tell the two apart."""
@@ -130,6 +160,8 @@ class Tables:
             fresh = self._engine.choose(before.request)
         except NoCandidateError:
             kept.pop(key, None)
+            return
+        if kept.get(key) is not entry:  # its variant has failed meanwhile, or a call has decided anew
             return
         self._engine.adopt(fresh)
         if fresh.decision.variant != before.decision.variant:

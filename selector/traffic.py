@@ -14,6 +14,11 @@ from .base import Candidate
 REFIT_GROWTH = 0.1
 """A group is fitted anew when its observations have grown by this share: work stays logarithmic in calls."""
 MOST_SIGNATURES = 20_000
+MOST_CLASSES = 4096
+"""Beyond, the half of the size classes that took the least time is forgotten; their sketches stay."""
+TO_COME = 0.6
+"""Calls still to come, as a multiple of those seen, where it is asked whether they repay what is paid once. As many
+again is the ski-rental bound; purchases turn out to be worth less than they promised, so less was better in replay."""
 SURPRISE, SURPRISES = LEVEL_FACTOR, 6
 """So many calls in a row that differ by this factor from what was expected are a change of level: fit anew."""
 LEAST_SURPRISE_S = 2e-5
@@ -49,7 +54,10 @@ class SizeClass:
     patience: int = SURPRISES
     last: dict[str, float] = field(default_factory=dict)  # variant -> `spent_s` when it last ran
     failing: dict[str, float] = field(default_factory=dict)  # variant -> share of its latest attempts that failed
-    wishes: dict[str, float] = field(default_factory=dict)  # backend not imported yet -> seconds it would save a call
+    promises: dict[str, float] = field(default_factory=dict)  # cold variant -> share of its time that it may save
+    wishes: dict[str, tuple[str, float]] = field(
+        default_factory=dict
+    )  # cold variant -> (backend, seconds saved a call)
 
     @property
     def ahead_s(self) -> float:
@@ -65,6 +73,7 @@ class Traffic:
         self._of_group: dict[Group, list[SizeClass]] = {}
         self._tried: dict[tuple[str, str, str], float] = {}  # (operation, dtype, variant) -> largest size, log2 work
         self._signatures: dict[tuple[ClassKey, int], float] = {}
+        self._saved: dict[str, float] | None = None  # backend not imported -> seconds that it would have saved
         self._tally: dict[Group, list[float]] = {}  # group -> [seen, seen at the last fit]
 
     def at(self, key: ClassKey) -> SizeClass | None:
@@ -76,9 +85,18 @@ class Traffic:
         key = class_key(site)
         seen = self._classes.get(key)
         if seen is None:
+            if len(self._classes) >= MOST_CLASSES:
+                self._forget_half()
             seen = self._classes[key] = SizeClass(x=math.log2(max(site.work, 1.0)))
             self._of_group.setdefault(key[:2], []).append(seen)
         return seen
+
+    def _forget_half(self) -> None:
+        by_time = sorted(self._classes.items(), key=lambda item: -item[1].spent_s)
+        self._classes = dict(by_time[: MOST_CLASSES // 2])
+        self._of_group = {}
+        for key, seen in self._classes.items():
+            self._of_group.setdefault(key[:2], []).append(seen)
 
     def groups(self) -> set[Group]:
         """Groups that have been seen."""
@@ -87,7 +105,7 @@ class Traffic:
     def count(self, outcome: Outcome) -> SizeClass:
         """Count one outcome; returns its class."""
         site, calls = outcome.site, float(outcome.calls)
-        seen = self.of(site)
+        seen, self._saved = self.of(site), None
         if outcome.failure is None:
             mark = (site.operation, site.dtype, site.variant)
             self._tried[mark] = max(self._tried.get(mark, -math.inf), seen.x)
@@ -152,15 +170,22 @@ class Traffic:
         here = self._classes.get(key)
         if here is None or not here.spent_s:
             return {}
-        out = {}
-        for candidate in candidates:
-            top = self._tried.get((key[0], key[1], candidate.variant), -math.inf)
-            new = here.x > top + 0.5
-            out[candidate.variant] = sum(
-                c.ahead_s * math.exp2(-abs(c.x - here.x) / (AHEAD if new and c.x > here.x else NEAR))
-                for c in self._of_group[key[:2]]
-            )
-        return out
+        known = untried = 0.0
+        for c in self._of_group[key[:2]]:
+            ahead_s, away = c.ahead_s, abs(c.x - here.x)
+            known += ahead_s * math.exp2(-away / NEAR)
+            untried += ahead_s * math.exp2(-away / (AHEAD if c.x > here.x else NEAR))
+        tops = {c.variant: self._tried.get((key[0], key[1], c.variant), -math.inf) for c in candidates}
+        return {variant: untried if here.x > top + 0.5 else known for variant, top in tops.items()}
+
+    def may_save(self, key: ClassKey, candidates: Sequence[Candidate]) -> dict[str, float]:
+        """Seconds that cold candidates may save in the calls of every size still to come: what is paid once for all
+        sizes must be repaid by what each of them gains, and large ones may gain nothing."""
+        cold = [c.variant for c in candidates if c.cold_s]
+        return {
+            variant: TO_COME * sum(c.ahead_s * c.promises.get(variant, 0.0) for c in self._of_group.get(key[:2], ()))
+            for variant in cold
+        }
 
     def untested(self, key: ClassKey, candidates: Sequence[Candidate]) -> frozenset[str]:
         """Variants that have never run at a smaller telling size: nobody has to run a quadratic algorithm on large data
@@ -180,17 +205,33 @@ class Traffic:
         pending = {c.backend: c.import_s for c in candidates if c.import_s}
         if not pending:
             return frozenset()
+        if self._saved is None:
+            self._saved = {}
+            for seen in self._classes.values():
+                best: dict[str, float] = {}
+                for backend, gain in seen.wishes.values():
+                    best[backend] = max(best.get(backend, 0.0), gain)
+                for backend, gain in best.items():
+                    self._saved[backend] = self._saved.get(backend, 0.0) + gain * max(TO_COME * seen.calls, seen.usual)
+        saved = self._saved
+        return frozenset(b for b, cost in pending.items() if saved.get(b, 0.0) >= cost)
+
+    def compiles_earned(self, key: ClassKey, candidates: Sequence[Candidate]) -> frozenset[str]:
+        """Variants whose compilation, once for all shapes, is repaid by such calls in all sizes of the group."""
+        pending = {c.variant: c.compile_s for c in candidates if c.compile_s and not c.per_shape}
+        if not pending:
+            return frozenset()
         saved = dict.fromkeys(pending, 0.0)
-        for seen in self._classes.values():
-            for backend, gain in seen.wishes.items():
-                if backend in saved:
-                    saved[backend] += gain * max(seen.calls, seen.usual)
-        return frozenset(b for b, cost in pending.items() if saved[b] >= cost)
+        for seen in self._of_group.get(key[:2], ()):
+            for variant in pending.keys() & seen.wishes.keys():
+                saved[variant] += seen.wishes[variant][1] * max(TO_COME * seen.calls, seen.usual)
+        return frozenset(v for v, cost in pending.items() if saved[v] >= cost)
 
     def clear(self) -> None:
         """Forget it all."""
         for kept in (self._classes, self._of_group, self._tried, self._signatures, self._tally):
             kept.clear()
+        self._saved = None
 
 
 def _comes_first(smaller: SizeClass, candidate: Candidate) -> bool:

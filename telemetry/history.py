@@ -22,6 +22,7 @@ from .files import history_path
 from .load import LoadMeter
 from .marks import Marks
 from .outcome import BUSY, QUIET, Outcome, Site
+from .pace import Pace
 from .recorder import LOG_ROWS, PATIENT_S, Recorder
 from .state import Group, State
 from .statements import Recent
@@ -35,8 +36,6 @@ Subscriber = Callable[[list[Outcome], set[Group]], object]
 WAITING = 100_000
 """How many outcomes may wait for the flusher; older ones are dropped and counted."""
 
-_FIRST_ROUND_S, _SLOWEST_ROUND_S = 0.02, 0.5  # a fresh start learns fast
-_RESTS, _LONGEST_REST_S = 40.0, 1.0  # times as long as its last round: meanwhile others wait 5 ms for the interpreter
 _WRITE_EVERY_S, _IDLE_ROUNDS_S = 0.25, 1.0
 _LOG_PER_SITE, _LOG_WAITING = 1000, 20_000  # rows of one site and write (the log is a sample), and of all
 
@@ -72,7 +71,7 @@ class History:
         # Ten times the bound, so that what is dropped is counted by the flusher unless it is held up for seconds.
         self.buffer: deque[Any] = deque(maxlen=10 * WAITING)
         self.awake = not background
-        self.state = State()
+        self.state = State(clock)
         self.ledger: dict[str, float] = {}
         self.marks = Marks(clock)
         self.dropped = 0
@@ -82,7 +81,6 @@ class History:
         self._meter = LoadMeter() if meter is None and background else meter
         self._subscribers: list[Callable[[], Subscriber | None]] = []
         self._warned: set[str] = set()
-        self._round_s = _FIRST_ROUND_S
         self._closed = False
         self._begin()
         self._recorder: Recorder | None = None
@@ -130,7 +128,7 @@ class History:
 
     def hurry(self) -> None:
         """Have the next round begin at once: what was recorded may change a choice."""
-        self._news.set()
+        self._pace.hurry()
 
     def wake(self) -> None:
         """See to it that the flusher runs; returns at once."""
@@ -151,9 +149,13 @@ class History:
 
         Not to be called while holding a lock that a subscriber takes.
         """
-        with self._rounds:
+        with self._pace.waited_for(), self._rounds:
             self._round(PATIENT_S, force=True)
             self._catch_up()
+
+    def breathe(self) -> None:
+        """For subscribers, between two pieces of work: leave the interpreter to callers, unless somebody waits."""
+        self._pace.breathe()
 
     def subscribe(self, callback: Subscriber) -> None:
         """Have `callback` called after each round. A bound method does not keep its object alive."""
@@ -172,7 +174,7 @@ class History:
 
     def reset(self, operation: str | None = None) -> None:
         """Forget what was learned of `operation`, or everything, in memory and on disk; other processes notice."""
-        with self._rounds:
+        with self._pace.waited_for(), self._rounds:
             waiting = self._drain()
             self.buffer.extend(item for item in waiting if operation not in (None, item[0].operation))
             gone = self.state.forget(operation)
@@ -208,27 +210,24 @@ class History:
         self._waking = threading.Lock()
         self._counting = threading.Lock()
         self._flusher = None
-        self._news = threading.Event()
-        self._unwritten = State()
+        self._pace = Pace()
+        self._unwritten = State(self._clock)
         self._unwritten_ledger = {}
         self._rows = []
         self._wrote_at = float("-inf")
 
     def _run(self) -> None:
         idle_since = self._monotonic()
-        self._round_s, rest_s = max(_FIRST_ROUND_S, self._round_s / 4.0), 0.0
+        pace = self._pace
+        pace.start()
         while True:
-            time.sleep(rest_s)  # callers need the interpreter too
-            news = self._news.wait(self._round_s)
-            self._news.clear()
-            self._round_s = _FIRST_ROUND_S if news else min(self._round_s * 1.25, _SLOWEST_ROUND_S)
-            began = time.perf_counter()
+            pace.wait()
             try:
-                if self._round(_WRITE_EVERY_S):
-                    idle_since = self._monotonic()
+                with pace.round():
+                    if self._round(_WRITE_EVERY_S):
+                        idle_since = self._monotonic()
             except Exception as error:  # a warning turned into an error, an outcome of nonsense: no thread may die
                 _log.warning("%s: %s", type(error).__name__, error)
-            rest_s = min(_RESTS * (time.perf_counter() - began), _LONGEST_REST_S)
             if self._closed or self._monotonic() - idle_since >= _IDLE_ROUNDS_S:
                 with self._waking:
                     self.awake = False  # first, then look: whoever appends from now on wakes us again
@@ -333,14 +332,14 @@ class History:
             with self._disk:
                 written = recorder.write(self._rows, self._unwritten, ledger, self.marks, self._clock(), patience_s)
         if recorder is None or recorder.lost:
-            self._rows, self._unwritten, self.marks.changed = [], State(), False
+            self._rows, self._unwritten, self.marks.changed = [], State(self._clock), False
             return set()
         if written is None:
             with self._counting:
                 for name, seconds in ledger.items():
                     self._unwritten_ledger[name] = self._unwritten_ledger.get(name, 0.0) + seconds
             return set()
-        self._rows, self._unwritten = [], State()
+        self._rows, self._unwritten = [], State(self._clock)
         with self._counting:
             self.ledger = dict(written.ledger)
             for name, seconds in self._unwritten_ledger.items():
@@ -373,12 +372,13 @@ class History:
         """Write what waits and close the file, which puts SQLite's log back into it: a lone file can be copied."""
         if not self._background:
             return
-        if self.buffer or self._pending:
-            self._round(patience_s=1.0, force=True)
-        if self._recorder is not None and self._rounds.acquire(timeout=1.0):
-            with contextlib.suppress(sqlite3.Error):  # another process is at it: it will do so
-                self._recorder.close()
-            self._rounds.release()
+        with self._pace.waited_for():
+            if self.buffer or self._pending:
+                self._round(patience_s=1.0, force=True)
+            if self._recorder is not None and self._rounds.acquire(timeout=1.0):
+                with contextlib.suppress(sqlite3.Error):  # another process is at it: it will do so
+                    self._recorder.close()
+                self._rounds.release()
 
     def _after_fork(self) -> None:
         self.buffer.clear()  # the parent still has all of it, and will write it

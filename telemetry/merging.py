@@ -68,6 +68,7 @@ class _Source:
     rows: list[tuple[Any, ...]]
     memory: dict[Place, Mark]
     wrong: dict[Accused, Wrong]
+    damaged: list[str]
     digest: str  # of all that counts: what is merged first must not depend on the order of the arguments
 
 
@@ -106,12 +107,13 @@ def merge(
         for note in notes:
             tell(note)
     cells: dict[Key, Sketch] = {}
+    now = time.time()
     for source in read:
         for key, sketch in source.cells.items():
             if key in cells:
-                cells[key].merge(sketch)
+                cells[key].merge(sketch.as_of(now))
             else:
-                cells[key] = sketch.copy()
+                cells[key] = sketch.as_of(now).copy()
     marks = Marks()
     for source in read:
         foreign = _machine(source.path) not in (None, fingerprint())  # where memory ends there says nothing of here
@@ -191,6 +193,7 @@ def _notes(paths: Sequence[Path], read: Sequence[_Source]) -> list[str]:
         if _machine(path) is None
     ]
     notes += [f"{source.path} holds nothing" for source in read if not source.cells]
+    notes += [f"{s.path}: sketches that are damaged and left out: {len(s.damaged)}" for s in read if s.damaged]
     return notes
 
 
@@ -256,7 +259,8 @@ def _content(path: Path) -> _Source:
         digest.update(repr(sorted(kept.items())).encode())
     for row in sorted(rows, key=_in_time):
         digest.update(repr(row).encode())
-    return _Source(path, content.cells, content.ledger, rows, content.memory, content.wrong, digest.hexdigest())
+    return _Source(path, content.cells, content.ledger, rows, content.memory, content.wrong, content.damaged,
+                   digest.hexdigest())  # fmt: skip
 
 
 @contextmanager
@@ -312,7 +316,7 @@ def _write(
         with _connected(unfinished.as_uri()) as connection:
             schema.migrate(connection)
             connection.execute("BEGIN IMMEDIATE")
-            statements.merge_cells(connection, {key: cells[key] for key in sorted(cells)})
+            statements.merge_cells(connection, {key: cells[key] for key in sorted(cells)}, time.time())
             statements.add_ledger(connection, ledger)
             statements.merge_marks(connection, marks, time.time())
             names = ", ".join(schema.OUTCOME_COLUMNS)

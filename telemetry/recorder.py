@@ -92,6 +92,7 @@ class Recorder:
             self._survive(error, insist=True)
             return Content()
         self._reloaded_at = self._monotonic()
+        self._tell_damaged(content)
         if self._lost:  # read-only: one look is all there is
             self.close()
         return content
@@ -139,7 +140,7 @@ class Recorder:
                     marks.forget(name or None)
                 kept = [o for o in outcomes if not written.resets & {"", o.site.operation}]
                 statements.add_outcomes(connection, kept)
-                written.cells = statements.merge_cells(connection, delta.cells)
+                written.cells = statements.merge_cells(connection, delta.cells, now)
                 statements.add_ledger(connection, {} if "" in written.resets else ledger)
                 over = tuple(self._over)
                 statements.end_attempts(connection, over)
@@ -342,6 +343,12 @@ class Recorder:
 
     def _lose(self, status: str) -> None:
         self._lost, self.status = True, status
+
+    def _tell_damaged(self, content: Content) -> None:
+        if content.damaged:
+            found = f"{len(content.damaged)} damaged among those of {', '.join(sorted(set(content.damaged)))}"
+            cure = "new calls replace them, `pointsman history reset --operation NAME` deletes them"
+            self._warn("sketches", f"asked to read the sketches in {self.path}: {found} and left out; {cure}")
 
     def _tell(self, kind: str, what: str) -> None:
         self._warn(

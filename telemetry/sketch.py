@@ -20,6 +20,10 @@ _EPOCH_S = 64 * HALF_LIFE_S  # weights stay within 2**64 of their landmark
 _NEGLIGIBLE = 2.0**-80  # below the rounding of any sum with the newest time, whose weight is at least one
 _MANY = 32  # from here on NumPy is faster than a loop (measured)
 _SHORTEST_S = 1e-9
+_AHEAD_S = 60.0  # by so much a clock may have run ahead before what it stamped is put right
+
+# What a file may say; beyond, it is damaged: a call of 30 000 years, work of 2**256, and counts that floats hold.
+_LONGEST_S, _MOST_WORK, _MOST = 1e12, 256.0, 2**53
 
 
 class Sketch:
@@ -128,6 +132,32 @@ class Sketch:
         twin.chosen, twin.failures = Counter(self.chosen), Counter(self.failures)
         return twin
 
+    def as_of(self, now: float, news: Sketch | None = None) -> Sketch:
+        """This sketch, or where it holds stamps later than `now` (unix time) one that does not.
+
+        A clock that ran ahead and was set back must not make all that comes later old: what it stamped is present from
+        then on, and older than `news`, which come in with it.
+        """
+        if max(self.last_seen, self.last_when) <= now + _AHEAD_S:
+            return self
+        if news is not None and news.recent:
+            now = min(now, news.recent[0][0])
+        twin = self.copy()
+        twin._levels = None
+        twin.last_seen = min(self.last_seen, now)
+        if self.last_failure is not None:
+            twin.last_failure = (min(self.last_failure[0], now), self.last_failure[1])
+        ahead_s = self.last_when - now
+        if ahead_s > 0.0:
+            twin.epoch, twin.last_when = _epoch(now), now
+            factor = 2.0 ** (64 * (self.epoch - twin.epoch) - ahead_s / HALF_LIFE_S)
+            twin.bins = {}
+            for index, (weight, seconds) in self.bins.items():  # whose stamps nobody knows: all of them go back
+                twin._put(index, weight * factor, seconds * factor)
+            latest = ((when - ahead_s if when > now else when, *rest) for when, *rest in self.recent)
+            twin.recent = sorted((when, seconds, work) for when, seconds, work in latest)
+        return twin
+
     # Read-outs
 
     @property
@@ -219,8 +249,17 @@ class Sketch:
         return data
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Sketch:
-        """Inverse of `to_json`; raises KeyError, TypeError or ValueError for anything else."""
+    def from_json(cls, data: Any) -> Sketch:
+        """Inverse of `to_json`; a ValueError for anything that it cannot have given, so that read-outs make sense."""
+        try:
+            sketch = cls._read(data)
+            sketch._check()
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise ValueError(f"no sketch: {type(error).__name__}: {error}") from error
+        return sketch
+
+    @classmethod
+    def _read(cls, data: dict[str, Any]) -> Sketch:
         sketch = cls()
         sketch.count, sketch.total_s, sketch.work_sum = data["n"], data["t"], data["w"]
         sketch.calls = data.get("m", sketch.count)  # the first schema knew no sampling
@@ -228,13 +267,40 @@ class Sketch:
         flat = data["b"]
         sketch.bins = dict(zip(flat[::3], zip(flat[1::3], flat[2::3], strict=True), strict=True))
         flat = data["r"]
-        sketch.recent = list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
+        sketch.recent = sorted(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
         sketch.chosen.update(data.get("c", {}))
         sketch.cold_count, sketch.cold_total_s = data.get("k", (0, 0.0))
         sketch.failures.update({Failure(kind): count for kind, count in data.get("f", {}).items()})
         if "l" in data:
-            sketch.last_failure = (data["l"][0], data["l"][1])
+            sketch.last_failure = (data["l"][0], str(data["l"][1]))
         return sketch
+
+    def _check(self) -> None:
+        """Raise for what no outcomes can have made; every comparison is false for NaN."""
+        counts = (self.count, self.calls, self.cold_count, *self.chosen.values(), *self.failures.values())
+        steady_s = [seconds for _, seconds, _ in self.recent]
+        works = [work for _, _, work in self.recent]
+        failed_at, _ = self.last_failure or (0.0, "")
+        stamps = (self.last_seen, self.last_when, failed_at, *(when for when, _, _ in self.recent))
+        newest = 2.0 ** ((self.last_when - self.epoch * _EPOCH_S) / HALF_LIFE_S)
+        log2, most = math.log2, 1.001 * newest * self.count  # of the weight of so many
+        sound = (
+            all(type(count) is int and 0 <= count <= _MOST for count in counts)
+            and all(abs(stamp) <= _MOST for stamp in stamps)
+            and bool(self.bins) == bool(self.recent) == bool(self.count)
+            and all(when <= self.last_when + 1e-3 for when, _, _ in self.recent)
+            and all(_SHORTEST_S / 2 <= seconds <= _LONGEST_S for seconds in steady_s)
+            and all(0.0 <= work <= _MOST_WORK for work in works)
+            and 0.0 <= self.work_sum <= _MOST_WORK * self.count
+            and all(0.0 <= seconds <= _LONGEST_S * _MOST for seconds in (self.total_s, self.cold_total_s))
+            and self.epoch == _epoch(self.last_when)
+            and all(
+                0.0 < weight <= most and abs(BINS_PER_OCTAVE * log2(seconds / weight) - index - 0.5) < 1.0  # its mean
+                for index, (weight, seconds) in self.bins.items()
+            )
+        )
+        if not sound:
+            raise ValueError("counts, times or weights that no calls can have left")
 
     # How it is kept
 
@@ -246,7 +312,7 @@ class Sketch:
     def _add_steady(self, steady: list[tuple[float, float, float]]) -> None:
         newest = max(steady)[0]
         if newest >= (self.epoch + 1) * _EPOCH_S:
-            self._rescale(int(newest // _EPOCH_S))
+            self._rescale(_epoch(newest))
         landmark = self.epoch * _EPOCH_S
         if len(steady) < _MANY:
             for when, seconds, work in steady:
@@ -282,6 +348,11 @@ class Sketch:
         bins, self.bins = self.bins, {}
         for index, (weight, seconds) in bins.items():
             self._put(index, weight * factor, seconds * factor)
+
+
+def _epoch(when: float) -> int:
+    """The landmark for weights of which the newest is stamped `when`."""
+    return max(int(when // _EPOCH_S), 0)
 
 
 def _short(number: float) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from .outcome import Cell, Outcome, Site
 from .sketch import Sketch
@@ -20,9 +21,14 @@ class State:
 
     A published sketch is never changed again but replaced, so that readers need no lock: what `of` and `cells` gave
     stays as it was while a writer goes on.
+
+    Parameters
+    ----------
+    clock : unix time; what is stamped later than that becomes present (see `Sketch.as_of`). None: stamps are believed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._groups: dict[Group, dict[Key, Sketch]] = {}
 
@@ -89,21 +95,26 @@ class State:
 
     def _merge(self, delta: Mapping[Key, Sketch]) -> set[Group]:
         with self._lock:
-            merged = {}
+            merged, now = {}, self._now()
             for key, sketch in delta.items():
                 known = self._groups.get((key[0].operation, key[0].dtype), {}).get(key)
-                twin = sketch.copy() if known is None else known.copy()
+                fresh = sketch.as_of(now)
+                twin = fresh.copy() if known is None else known.as_of(now, fresh).copy()
                 if known is not None:
-                    twin.merge(sketch)
+                    twin.merge(fresh)
                 merged[key] = twin
             return self._swap(merged)
 
+    def _now(self) -> float:
+        return math.inf if self._clock is None else self._clock()
+
     def _swap(self, cells: Mapping[Key, Sketch]) -> set[Group]:
         fresh: dict[Group, dict[Key, Sketch]] = {}
+        now = self._now()
         for key, sketch in cells.items():
             group = (key[0].operation, key[0].dtype)
             if group not in fresh:
                 fresh[group] = dict(self._groups.get(group, {}))
-            fresh[group][key] = sketch
+            fresh[group][key] = sketch.as_of(now)
         self._groups = {**self._groups, **fresh}
         return set(fresh)

@@ -8,6 +8,7 @@ out as one JSON text.
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,13 +27,17 @@ Recent = tuple[str, str, float, float]
 
 @dataclass
 class Content:
-    """What a file holds of the sketches, the ledger, the latest outcomes, and what is kept out."""
+    """What a file holds of the sketches, the ledger, the latest outcomes, and what is kept out.
+
+    `damaged` are the operations of sketches that make no sense, and were left out: one name for each sketch.
+    """
 
     cells: dict[Key, Sketch] = field(default_factory=dict)
     ledger: dict[str, float] = field(default_factory=dict)
     recent: list[Recent] = field(default_factory=list)
     memory: dict[Place, Mark] = field(default_factory=dict)
     wrong: dict[Accused, Wrong] = field(default_factory=dict)
+    damaged: list[str] = field(default_factory=list)
 
 
 def _values(count: int) -> str:
@@ -42,7 +47,7 @@ def _values(count: int) -> str:
 _CELL = ", ".join(schema.CELL_COLUMNS)
 _READ_CELLS = f"""
 SELECT json_group_array(json_array({_CELL}, state)) FROM sketch
-WHERE ({_CELL}) IN (SELECT {_values(6)} FROM json_each(?))"""
+WHERE typeof(state) = 'text' AND ({_CELL}) IN (SELECT {_values(6)} FROM json_each(?))"""
 _WRITE_CELLS = f"""
 INSERT INTO sketch ({_CELL}, records, typical_s, expected_s, updated, state)
 SELECT {_values(11)} FROM json_each(?) WHERE true
@@ -61,12 +66,15 @@ _RESET = "INSERT INTO reset VALUES (?, 1) ON CONFLICT (operation) DO UPDATE SET 
 
 
 def load(connection: sqlite3.Connection) -> Content:
-    """Everything that is learned from; the log itself stays where it is."""
+    """Everything that is learned from; the log itself stays where it is. A ValueError where no sketch makes sense."""
     rows = connection.execute(f"SELECT {_CELL}, state FROM sketch").fetchall()
     version = schema.user_version(connection)  # an older one is opened read-only
     ledger = read_ledger(connection) if version >= 2 else {}
     kept_out = (read_memory(connection), read_wrong(connection)) if version >= 3 else ({}, {})
-    return Content(_cells(rows), ledger, connection.execute(_RECENT).fetchall()[::-1], *kept_out)
+    cells, damaged = _cells(rows)
+    if damaged and not cells:
+        raise ValueError(f"none of its {len(damaged)} sketches makes sense")
+    return Content(cells, ledger, connection.execute(_RECENT).fetchall()[::-1], *kept_out, damaged)
 
 
 def add_outcomes(connection: sqlite3.Connection, outcomes: Sequence[Outcome]) -> None:
@@ -75,18 +83,21 @@ def add_outcomes(connection: sqlite3.Connection, outcomes: Sequence[Outcome]) ->
         connection.execute(_WRITE_OUTCOMES, (json.dumps([_row(outcome) for outcome in outcomes]),))
 
 
-def merge_cells(connection: sqlite3.Connection, delta: Mapping[Key, Sketch]) -> dict[Key, Sketch]:
-    """Add `delta` to the rows of its cells, so that many processes add up; returns what stands there now."""
+def merge_cells(connection: sqlite3.Connection, delta: Mapping[Key, Sketch], now: float) -> dict[Key, Sketch]:
+    """Add `delta` to the rows of its cells, so that many processes add up; returns what stands there now.
+
+    What is stamped later than `now` becomes present; a row that makes no sense is replaced.
+    """
     if not delta:
         return {}
     keys = json.dumps([[*cell, context] for cell, context in delta])
-    known = _cells(json.loads(connection.execute(_READ_CELLS, (keys,)).fetchone()[0]))
+    known, _ = _cells(json.loads(connection.execute(_READ_CELLS, (keys,)).fetchone()[0]))
     rows = []
     merged = {}
     for key, sketch in delta.items():
-        whole = sketch.copy()
+        whole = sketch.as_of(now).copy()
         if key in known:
-            whole.merge(known[key])
+            whole.merge(known[key].as_of(now, whole))
         merged[key] = whole
         typical = (whole.median_s, whole.expected_s) if whole.count else (None, None)
         rows.append([*key[0], key[1], whole.records, *typical, whole.last_seen, json.dumps(whole.to_json())])
@@ -102,12 +113,12 @@ def add_ledger(connection: sqlite3.Connection, seconds: Mapping[str, float]) -> 
 
 def read_ledger(connection: sqlite3.Connection) -> dict[str, float]:
     """The totals, by name."""
-    return dict(connection.execute("SELECT name, seconds FROM ledger").fetchall())
+    return dict(_sound(connection.execute("SELECT name, seconds FROM ledger"), "tn"))
 
 
 def read_memory(connection: sqlite3.Connection) -> dict[Place, Mark]:
     """Where memory ends; a large run that has begun and whose process is gone counts as one that failed."""
-    rows = connection.execute("SELECT * FROM memory_mark").fetchall()
+    rows = _sound(connection.execute("SELECT * FROM memory_mark"), "tttnnnnnt")
     found = {(row[0], row[1], row[2]): Mark(*row[3:]) for row in rows}
     for _, begun in _attempts(connection):
         if is_gone(begun.owner):
@@ -117,7 +128,7 @@ def read_memory(connection: sqlite3.Connection) -> dict[Place, Mark]:
 
 def read_wrong(connection: sqlite3.Connection) -> dict[Accused, Wrong]:
     """Who is disqualified."""
-    rows = connection.execute("SELECT * FROM disqualified").fetchall()
+    rows = _sound(connection.execute("SELECT * FROM disqualified"), "tttttnt")
     return {(row[0], row[1], row[2]): Wrong(*row[3:]) for row in rows}
 
 
@@ -148,7 +159,7 @@ def end_attempts(connection: sqlite3.Connection, numbers: Iterable[int]) -> None
 
 
 def _attempts(connection: sqlite3.Connection) -> list[tuple[int, Begun]]:
-    rows = connection.execute("SELECT * FROM attempt").fetchall()
+    rows = _sound(connection.execute("SELECT * FROM attempt"), "ntttnnnt")
     return [(row[0], Begun((row[1], row[2], row[3]), *row[4:])) for row in rows]
 
 
@@ -179,8 +190,26 @@ def data_version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA data_version").fetchone()[0])
 
 
-def _cells(rows: Iterable[Sequence[Any]]) -> dict[Key, Sketch]:
-    return {(Cell(*row[:5]), row[5]): Sketch.from_json(json.loads(row[6])) for row in rows}
+def _cells(rows: Iterable[Sequence[Any]]) -> tuple[dict[Key, Sketch], list[str]]:
+    """The sketches by what they are of; and of those that make no sense the operations."""
+    cells, damaged = {}, []
+    for row in rows:
+        try:
+            if not all(isinstance(part, str) for part in row[:6]):
+                raise TypeError("its key is no text")
+            cells[Cell(*row[:5]), row[5]] = Sketch.from_json(json.loads(row[6]))
+        except (ValueError, TypeError, RecursionError):
+            damaged.append(str(row[0]))
+    return cells, damaged
+
+
+def _sound(rows: Iterable[tuple[Any, ...]], kinds: str) -> list[tuple[Any, ...]]:
+    """The rows of these kinds (t: text, n: finite number): SQLite keeps whatever was put into a column."""
+
+    def fits(part: Any, kind: str) -> bool:
+        return isinstance(part, str) if kind == "t" else isinstance(part, int | float) and math.isfinite(part)
+
+    return [row for row in rows if all(map(fits, row, kinds))]
 
 
 def _row(outcome: Outcome) -> list[Any]:

@@ -160,7 +160,9 @@ def in_child(task: Mapping[str, Any], history: Path | None = None) -> Result:
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("POINTSMAN_")}
     with tempfile.TemporaryDirectory() as cache:
-        environment["NUMBA_CACHE_DIR"] = cache  # an empty one: compiling is part of what is compared
+        # Compiling is part of what is compared: only a second run finds the history and what Numba keeps of the first.
+        learns = history is not None and task["kind"] == "learning"
+        environment["NUMBA_CACHE_DIR"] = str(history.with_suffix(".numba")) if history and learns else cache
         environment["POINTSMAN_HISTORY"] = str(history or Path(cache) / "unused.sqlite")
         command = [sys.executable, "-m", f"{__package__}.live_run"]
         # In a session of its own, so that Ctrl-C reaches only who can clean up.

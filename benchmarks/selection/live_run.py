@@ -23,7 +23,7 @@ from pointsman.selector import operations
 from pointsman.telemetry.outcome import Outcome
 
 from ..priors import prepared
-from .plan import SMALLEST, Form, _forms
+from .plan import SMALLEST, Form, forms_of
 
 MARK = "live: "
 clock = time.perf_counter
@@ -47,7 +47,7 @@ class Input(NamedTuple):
     def make(self) -> Arguments:
         """The arrays and parameters, the same in every process; parameters are those of the smallest, as recorded."""
         kernel = self.kernel
-        form: Form = next(form for form in _forms(kernel, (self.size,)) if form.name == self.form)
+        form: Form = next(form for form in forms_of(kernel, (self.size,)) if form.name == self.form)
         args, kwargs = form.sample(np.random.default_rng(self.size), self.size, self.dtype)
         kept = kernel.sample(np.random.default_rng(SMALLEST), SMALLEST, self.dtype)[1]
         return args, {name: value if kind_of(value) else kept.get(name, value) for name, value in kwargs.items()}

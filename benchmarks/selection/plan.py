@@ -63,7 +63,7 @@ class Plan:
             kernel = operations.find(name)
             assert isinstance(kernel, Kernel)
             for dtype in self.dtypes:
-                for form in _forms(kernel, self.sizes):
+                for form in forms_of(kernel, self.sizes):
                     for size in form.sizes:
                         yield Planned(kernel, dtype, form, size)
 
@@ -88,7 +88,8 @@ def _tall(rng: np.random.Generator, size: int, dtype: str) -> Arguments:
 ODD: Mapping[str, tuple[str, Sample]] = {"fft": ("64 rows", _rows_of_64), "matmul": ("tall", _tall)}
 
 
-def _forms(kernel: Kernel, sizes: tuple[int, ...]) -> list[Form]:
+def forms_of(kernel: Kernel, sizes: tuple[int, ...]) -> list[Form]:
+    """The families of inputs to measure a kernel on: the plain one at all sizes, and an odd one, if any, at few."""
     forms = [Form("", kernel.sample, sizes)]
     odd = ODD.get(kernel.name) or (("stacked", kernel.stack) if kernel.stack is not None else None)
     if odd is not None:

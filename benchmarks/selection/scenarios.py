@@ -13,7 +13,7 @@ import numpy as np
 
 from .matrix import Backend, Cell, Matrix, Timing
 from .policies import Heedless, available, best_fixed
-from .streams import _stream
+from .streams import stream_of
 
 if TYPE_CHECKING:
     from .replay import Policy
@@ -125,7 +125,7 @@ def drawn(matrix: Matrix, calls: int, seed: int, shares: Mapping[float, float] |
     weights = np.array([1.0 if shares is None else shares.get(cell.size, 0.0) for cell in matrix.cells])
     rng = np.random.default_rng([seed, len(matrix.cells)])
     chosen = rng.choice(len(weights), size=calls, p=weights / weights.sum())
-    return _stream(matrix.name, matrix, [matrix.cells[index] for index in chosen.tolist()])
+    return stream_of(matrix.name, matrix, [matrix.cells[index] for index in chosen.tolist()])
 
 
 def from_size(cut: float, below: str = CPU, above: str = GPU) -> Callable[[], Policy]:
@@ -264,7 +264,7 @@ def novel_shapes(calls: int, seed: int) -> Scene:
         repeats = (rng.random(calls) < 0.5).tolist()
         which = rng.integers(popular, size=calls).tolist()
         cells = [often[which[i]] if repeats[i] else matrix.cells[next(new)] for i in range(calls)]
-        return _stream("speech", matrix, cells)
+        return stream_of("speech", matrix, cells)
 
     return Scene(stream(seed), stream(seed + 1), lambda: Rule("compile every shape", lambda _: "tuned"))
 

@@ -126,13 +126,13 @@ class Stream:
 def uniform(matrices: Sequence[Matrix], calls: int, seed: int) -> Stream:
     """Uniformly over (operation, dtype), then over its cells."""
     matrix = matrices[0]
-    return _stream("uniform", matrix, _spread(matrix.cells, calls, _rng("uniform", seed)))
+    return stream_of("uniform", matrix, _spread(matrix.cells, calls, _rng("uniform", seed)))
 
 
 def cold(matrices: Sequence[Matrix], calls: int, seed: int) -> Stream:
     """As uniform, in a process that has imported nothing: the first use of a backend costs its import."""
     matrix = matrices[0]
-    return _stream("cold", matrix, _spread(matrix.cells, calls, _rng("cold", seed)), imports=True)
+    return stream_of("cold", matrix, _spread(matrix.cells, calls, _rng("cold", seed)), imports=True)
 
 
 def zipf(matrices: Sequence[Matrix], calls: int, seed: int) -> Stream:
@@ -141,7 +141,7 @@ def zipf(matrices: Sequence[Matrix], calls: int, seed: int) -> Stream:
     order = rng.permutation(len(matrix.cells))
     weights = 1.0 / np.arange(1, len(order) + 1)
     drawn = rng.choice(order, size=calls, p=weights / weights.sum())
-    return _stream("zipf", matrix, [matrix.cells[index] for index in drawn])
+    return stream_of("zipf", matrix, [matrix.cells[index] for index in drawn])
 
 
 def unseen(matrices: Sequence[Matrix], calls: int, seed: int) -> Stream:
@@ -168,14 +168,14 @@ def unseen(matrices: Sequence[Matrix], calls: int, seed: int) -> Stream:
     cells = _spread(known, turn, rng) + _spread(inner, half - turn, rng) + _spread(ends or inner, calls - half, rng)
     index = np.arange(calls)
     groups = {"inside": (index >= turn) & (index < half), "ends": index >= half}
-    return _stream("unseen", matrix, cells, judged=index >= turn, groups=groups)
+    return stream_of("unseen", matrix, cells, judged=index >= turn, groups=groups)
 
 
 def storm(matrices: Sequence[Matrix], calls: int, seed: int) -> Stream:
     """Ever-new shapes: sizes between the recorded ones, each seen once; a per-shape compiler compiles every time."""
     matrix = matrices[0]
     cells = Segments(matrix).draw(calls, _rng("storm", seed))
-    return _stream("storm", matrix, cells, once=True)
+    return stream_of("storm", matrix, cells, once=True)
 
 
 def switch(matrices: Sequence[Matrix], calls: int, seed: int) -> Stream:
@@ -205,7 +205,7 @@ def switch(matrices: Sequence[Matrix], calls: int, seed: int) -> Stream:
     for start, end in zip((0, *turns), (*turns, calls), strict=True):
         judged |= (index >= start + LAST * (end - start)) & (index < end)
     under = np.asarray(load)
-    return _stream(
+    return stream_of(
         "switch", matrix, cells, judged=judged, changes=turns, load=load, groups={"busy": under, "quiet": ~under}
     )
 
@@ -220,7 +220,7 @@ def breaking(matrices: Sequence[Matrix], calls: int, seed: int) -> Stream:
         frozenset((victim,)) if turns[0] <= index < turns[1] and len(cell.timings) > 1 else frozenset()
         for index, cell in enumerate(drawn)
     ]
-    return _stream("break", matrix, drawn, changes=turns, broken=broken)
+    return stream_of("break", matrix, drawn, changes=turns, broken=broken)
 
 
 def step(matrices: Sequence[Matrix], calls: int, seed: int) -> Stream:
@@ -228,7 +228,7 @@ def step(matrices: Sequence[Matrix], calls: int, seed: int) -> Stream:
     matrix = matrices[0]
     turn, slower = int(STEPS * calls), {_favourite(matrix.cells): SLOWER}
     drawn = _spread(matrix.cells, calls, _rng("step", seed))
-    return _stream(
+    return stream_of(
         "step", matrix, drawn, changes=(turn,), slower=[NOTHING if i < turn else slower for i in range(calls)]
     )
 
@@ -313,12 +313,21 @@ def _favourite(cells: Sequence[Cell]) -> str:
     return Counter(cell.best for cell in cells).most_common(1)[0][0]
 
 
-def _stream(
+def stream_of(
     name: str, matrix: Matrix, cells: Sequence[Cell], *, judged: np.ndarray | None = None,
     changes: tuple[int, ...] = (), groups: Mapping[str, np.ndarray] | None = None, load: Sequence[bool] | None = None,
     broken: Sequence[frozenset[str]] | None = None, slower: Sequence[Mapping[str, float]] | None = None,
     imports: bool = False, once: bool = False,
 ) -> Stream:  # fmt: skip
+    """These calls of a matrix's cells, one after the other, as a stream.
+
+    Parameters
+    ----------
+    name, matrix, judged, changes, groups, imports, once : as in `Stream`; judged None: the last fifth of the calls.
+    cells : one for each call.
+    load : by call, whether the machine is busy; None: as when the matrix was measured.
+    broken, slower : by call, the variants that fail, and those that take so many times as long.
+    """
     busy, whole = matrix.context == "busy", frozenset[str]()
     backends = matrix.backends
     if not imports:  # a policy is told what will be charged here

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections import namedtuple
 
 import jax
 import jax.numpy as jnp
+import numba
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,8 @@ from pointsman.executors.base import Variant
 from pointsman.executors.errors import UnsupportedError
 from pointsman.executors.prepare import prepare
 from pointsman.executors.table import BACKENDS
+from pointsman.kernels.table import KERNELS
+from pointsman.selector.operations import find
 
 HOST = [name for name in BACKENDS if "cpu" in registry.executor(name).capabilities.devices]
 Pair = namedtuple("Pair", "low high")
@@ -194,3 +198,31 @@ def test_the_callers_own_error_comes_out_unchanged():
 def test_a_kind_without_a_backend_is_named():
     with pytest.raises(ValueError, match="no backend has arrays of kind 'dask'; those that do: numpy, torch"):
         prepare(variant("numpy", len), ("dask",), out="dask")
+
+
+def test_what_a_library_has_not_compiled_yet_is_told():
+    """Data that is nothing to do compiles nothing: the compilation is still to come, and to be paid for."""
+    jitted = numba.njit(lambda x: x + 1.0)
+    ready = prepare(variant("numba", lambda x: jitted(x) if x.size else x.copy()), ("numpy",))
+    eager = prepare(variant("numpy", np.negative), ("numpy",))
+    assert not eager.uncompiled  # it never does
+    assert eager.split(np.ones(3))[1].compiled is None
+
+    ready.function.__wrapped__ = jitted
+    assert ready.split(np.ones(0))[1].compiled is False
+    assert ready.uncompiled
+    assert ready.split(np.ones(3))[1].compiled is True
+    assert not ready.uncompiled
+    assert ready.split(np.ones(3))[1].compiled is False
+
+
+MODULES = [(kernel.name, v) for kernel in map(find, KERNELS) for v in kernel.variants if v.module]
+
+
+@pytest.mark.parametrize(("operation", "given"), MODULES, ids=lambda part: getattr(part, "name", part))
+def test_a_declared_module_is_what_loading_imports_and_costs_until_then(operation, given, monkeypatch):
+    given.load()
+    assert given.module in sys.modules
+    assert given.pending_import_s == 0.0
+    monkeypatch.delitem(sys.modules, given.module)
+    assert given.pending_import_s == given.module_s > 0.0

@@ -20,11 +20,6 @@ MIB, GIB = 2**20, 2**30
 
 
 @pytest.fixture
-def path(tmp_path):
-    return tmp_path / "history.sqlite"
-
-
-@pytest.fixture
 def opened(path):
     def open_():
         return History(path, background=False, clock=lambda: 1.7e9, monotonic=lambda: 1.7e9)

@@ -32,11 +32,6 @@ def clock():
 
 
 @pytest.fixture
-def path(tmp_path):
-    return tmp_path / "history.sqlite"
-
-
-@pytest.fixture
 def opened(path, clock):
     def open_():
         return History(path, background=False, clock=clock, monotonic=clock)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,8 @@ from pointsman.executors.breaker import Breakers
 from pointsman.selector import operations
 from pointsman.selector.adaptive import adaptive
 from pointsman.selector.costs import Curves
+from pointsman.selector.dispatch import Dispatcher
+from pointsman.selector.lock import Lock, Pin
 from pointsman.selector.operations import Operation
 from pointsman.selector.selector import IntelligentBackendSelector
 from pointsman.selector.settings import Settings
@@ -169,6 +172,33 @@ def operation() -> Callable[..., Operation]:
         return made
 
     return register
+
+
+@pytest.fixture
+def toy(make: Callable[..., IntelligentBackendSelector], operation: Callable[..., Operation]) -> Callable[..., Any]:
+    """`toy(plain=f, other=g)`: (dispatcher, selector) of an operation; the selector's settings by `options=`."""
+
+    def build(
+        *, rerun: bool = True, options: dict[str, Any] | None = None, **functions: Any
+    ) -> tuple[Dispatcher, IntelligentBackendSelector]:
+        selector = make(**(options or {"explore": 0}))
+        made = Dispatcher(operation("toy", **functions), selector._engine, rerun=rerun)
+        selector.adopt(made)
+        return made, selector
+
+    return build
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Callable[..., str]:
+    """Write a lock: ``locked(("spectrogram", "float64", "20", "", "torch"))``; gives its path."""
+
+    def write(*choices: tuple[str, str, str, str, str]) -> str:
+        path = tmp_path / "test.lock.json"
+        path.write_text(Lock(tuple(Pin(*choice) for choice in choices)).text())
+        return str(path)
+
+    return write
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ import pytest
 from pointsman.executors.base import Variant
 from pointsman.executors.prepare import Split
 from pointsman.selector.carriage import Carriage, home_of, moves_of
-from pointsman.selector.costs import Curves
+from pointsman.selector.costs import FIRST_CALL_S, Curves
 from pointsman.selector.curves import Loaded
+from pointsman.selector.learner import WARMED_S
 from pointsman.selector.request import Request
 from pointsman.telemetry.outcome import Outcome, Site
 from pointsman.telemetry.state import State
@@ -79,10 +80,23 @@ def test_a_load_does_to_a_variant_here_what_it_did_to_it_elsewhere(learned):
 
 def test_first_calls_of_a_variant_cost_what_they_cost_elsewhere(learned):
     state, model = learned
-    assert model.compile_s(site("new", "quick", 100), "numba") == 0.5  # the usual guess, while nothing was measured
-    feed(state, site("a", "quick", 100), 0.02, calls=1, compile_s=0.02)
+    usual = model.compile_s(site("new", "quick", 100), "numba")
+    assert usual == FIRST_CALL_S["numba"]  # while nothing was measured
+    for operation in ("a", "b", "c", "d"):
+        feed(state, site(operation, "quick", 100), 0.02, calls=1, compile_s=0.02)
+        model.forget(None)
+        before, usual = usual, model.compile_s(site("new", "quick", 100), "numba")
+        assert 0.02 < usual < before
+    assert usual < 0.4 * FIRST_CALL_S["numba"]
+
+
+def test_a_warm_up_that_compiled_nothing_says_nothing_about_compiling(learned):
+    state, model = learned
+    feed(state, site("a", "quick", 100), 2.0, calls=1, compile_s=2.0)
+    for size in (200, 400, 800):
+        feed(state, site("a", "quick", size), 1e-4, calls=1, compile_s=WARMED_S)
     model.forget(None)
-    assert model.compile_s(site("new", "quick", 100), "numba") == pytest.approx(0.02)
+    assert model.compile_s(site("a", "quick", 1600), "numba") == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize("load", [Loaded(), Loaded(8e-3, 0.0), Loaded(0.0, 1.0), Loaded(4e-3, 0.5)])

@@ -127,7 +127,42 @@ def test_a_per_shape_compiler_is_tried_only_for_shapes_that_come_back():
     now, jax = candidate("numpy", 1e-3), candidate("jax", 1e-3, "guess", 1.0, compile_s=0.15, per_shape=True)
     asked = {"default": "numpy", "at_stake_s": {"jax": 1e4}, "explore": True, "credit_s": 100.0}
     assert POLICY.rank(Question((now, jax), seen=1.0, **asked)).trial is None
+    asked["may_save_s"] = {"jax": 1e4}
     assert POLICY.rank(Question((now, jax), seen=1e4, calls=1e4, **asked)).trial == "jax"
+    assert POLICY.rank(Question((now, jax), seen=1.0, **asked)).trial is None
+
+
+def test_a_compilation_waits_until_the_calls_of_all_sizes_would_repay_it():
+    """However much is spent near this size: where the time goes, at large sizes, nothing may be gained."""
+    now, numba = candidate("numpy", 1e-3), candidate("numba", 1e-3, "guess", 1.0, compile_s=2.0)
+    asked = {"at_stake_s": {"numba": 1e4}, "explore": True, "credit_s": 100.0, "seen": 1e6}
+    assert POLICY.rank(Question((now, numba), "numpy", may_save_s={"numba": 1.9}, **asked)).trial is None
+    assert POLICY.rank(Question((now, numba), "numpy", may_save_s={"numba": 2.1}, **asked)).trial == "numba"
+
+
+def test_one_cold_trial_is_proposed_at_a_time():
+    """What the first one gains, the next no longer can: both would be paid for before either is known."""
+    cold = [candidate(name, 1e-3, "guess", 1.5, compile_s=1.0) for name in ("numba", "jax")]
+    warm = candidate("scipy", 1e-3, "guess", 1.5)
+    names = ("numba", "jax", "scipy")
+    asked = {"at_stake_s": dict.fromkeys(names, 1e4), "may_save_s": dict.fromkeys(names, 1e4), "seen": 1e6}
+    question = Question((candidate("numpy", 1e-3), *cold, warm), "numpy", explore=True, credit_s=100.0, **asked)
+    assert sorted(name for name, _ in POLICY.rank(question).trials) in (["jax", "scipy"], ["numba", "scipy"])
+
+
+def test_what_all_sizes_have_repaid_is_compiled_without_further_ado():
+    numpy, numba = candidate("numpy", 1e-3), candidate("numba", 1e-4, compile_s=2.0)
+    asked = Question((numpy, numba), "numpy", calls=1.0)
+    assert POLICY.rank(asked).order[0] == "numpy"
+    assert POLICY.rank(replace(asked, compile_earned=frozenset({"numba"}))).order[0] == "numba"
+
+
+def test_a_compilation_may_take_twice_as_long_as_expected_and_must_fit_the_credit():
+    now, numba = candidate("numpy", 1.0), candidate("numba", 1.0, "guess", 1.5, compile_s=2.0)
+    asked = {"at_stake_s": {"numba": 1e4}, "may_save_s": {"numba": 1e4}, "seen": 1e6, "explore": True}
+    trials = [POLICY.rank(Question((now, numba), "numpy", credit_s=credit, **asked)).trials for credit in (12.0, 20.0)]
+    assert trials[0] == ()
+    assert trials[1][0][1] > 2 * 2.0
 
 
 def again(**more: object) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pointsman.selector.base import Candidate, Prediction
 from pointsman.selector.costs import Curves
-from pointsman.selector.traffic import Traffic, class_key
+from pointsman.selector.traffic import TO_COME, Traffic, class_key
 from pointsman.telemetry.outcome import Outcome, Site
 
 
@@ -41,6 +41,44 @@ def test_a_smaller_size_that_tells_something_comes_first(traffic):
 def test_a_smaller_size_that_cannot_repay_the_cold_start_bars_no_larger_one(traffic):
     costly = candidate(compile_s=0.5)  # of which the 0.1 s spent on the small size would be no repayment
     assert "other" not in traffic.untested(class_key(site(10**6)), [costly])
+
+
+def adopted(traffic: Traffic, gain: float, per_shape: bool = False) -> Candidate:
+    """A cold candidate that would save this share of the time at the small size, and nothing at the large one."""
+    cold = candidate(compile_s=0.02, per_shape=per_shape)
+    for size, share in ((10**4, gain), (10**6, 0.0)):
+        seen = traffic.of(site(size))
+        seen.promises, seen.wishes = {"other": share}, {"other": ("", share * seen.chosen_s)}
+    return cold
+
+
+def test_what_is_compiled_for_all_sizes_is_repaid_by_what_each_of_them_gains(traffic):
+    """A hundred calls of 1 ms are at stake where something is gained, a second where nothing is."""
+    cold = adopted(traffic, 0.5)
+    for size in (10**4, 10**6):
+        assert traffic.may_save(class_key(site(size)), [cold]) == {"other": pytest.approx(TO_COME * 0.05)}
+        assert traffic.compiles_earned(class_key(site(size)), [cold]) == {"other"}
+    assert traffic.may_save(class_key(site(10**4)), [candidate()]) == {}
+    cold = adopted(traffic, 0.3)
+    assert traffic.compiles_earned(class_key(site(10**6)), [cold]) == frozenset()
+    assert traffic.compiles_earned(class_key(site(10**6)), [adopted(traffic, 0.5, per_shape=True)]) == frozenset()
+
+
+def test_what_earlier_processes_usually_called_repays_compiling_at_once(traffic):
+    cold = adopted(traffic, 0.01)
+    assert not traffic.compiles_earned(class_key(site(10**4)), [cold])
+    traffic.of(site(10**4)).usual = 10_000.0
+    assert traffic.compiles_earned(class_key(site(10**4)), [cold]) == {"other"}
+
+
+def test_imports_are_repaid_by_the_best_of_a_library_in_each_class(traffic):
+    library = Candidate("other/a", "other", "cpu", Prediction(-5.0, 0.1, 3, "measured"), import_s=0.05)
+    seen = traffic.of(site(10**4))
+    seen.wishes = {"other/a": ("other", 4e-4), "other/b": ("other", 5e-4)}
+    assert traffic.imports_earned([library]) == frozenset()  # 60 calls to come save 0.03 s; both together nothing more
+    for _ in range(100):
+        traffic.count(Outcome(site(10**4), 1.7e9, 1e-3))
+    assert traffic.imports_earned([library]) == {"other"}
 
 
 def test_tables_follow_a_load_that_lasts_and_not_a_passing_one(make, workload):

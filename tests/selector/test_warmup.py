@@ -8,24 +8,16 @@ import pytest
 import torch
 from pointsman.executors import registry
 from pointsman.executors.errors import UnsupportedError
+from pointsman.selector import operations
 from pointsman.selector.adaptive import adaptive
-from pointsman.selector.dispatch import Dispatcher
 from pointsman.selector.warmup import warm_up
 from pointsman.telemetry.outcome import Failure, Outcome
 
 
 @pytest.fixture
-def toy(make, operation):
-    """`toy(plain=f, other=g)`: (dispatcher, selector) of an operation that explores nothing."""
-
-    def build(*, rerun: bool = True, **functions: object):
-        registry.ensure("numpy")  # its check counts as an import
-        selector = make(explore=0)
-        made = Dispatcher(operation("toy", **functions), selector._engine, rerun=rerun)
-        selector.adopt(made)
-        return made, selector
-
-    return build
+def toy(toy):
+    registry.ensure("numpy")  # its check counts as an import
+    return toy
 
 
 def sketches(selector):
@@ -187,3 +179,14 @@ def test_a_method_is_warmed_for_its_instance(selector):
 
     (row,) = Scale().apply.warmup((10,), variants=["numpy"])
     assert (row.workload, row.seconds is None) == ("scale 10 float64", False)
+
+
+def test_data_that_is_nothing_to_do_leaves_the_compilation_to_come(make):
+    """A grid without inner points is its own result: Numba compiles nothing, and the next call is no warm one."""
+    dispatcher = make().dispatcher("iterative")
+    variant = operations.find("iterative").variant("numba")
+    for size, warm in ((2, False), (4, True)):
+        u = np.zeros((size, size))
+        with pm.use("numba"):
+            dispatcher(u, sweeps=1)
+        assert dispatcher.engine.is_warm(dispatcher.request((u,), {"sweeps": 1}), variant) is warm

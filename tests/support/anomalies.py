@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+BACKENDS = ("numpy", "torch", "jax")
+
 
 def plain_anomaly(x, *, xp=None):
     """Deviations from the mean, in standard deviations."""

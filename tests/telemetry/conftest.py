@@ -1,4 +1,4 @@
-"""What the tests of this room share: outcomes to remember."""
+"""What the tests of this room share: outcomes to remember, and the file to remember them in."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from typing import Any
 
 import pytest
 from pointsman.telemetry.outcome import Outcome, Site
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "cache" / "history.sqlite"
 
 
 @pytest.fixture
