@@ -22,6 +22,7 @@ from .settings import SCOPE
 from .shared import default_selector
 from .steps import Step, as_step
 from .tables import MOST_ENTRIES, NEVER
+from .traffic import Due
 
 ndarray = np.ndarray
 perf_counter = time.perf_counter
@@ -254,17 +255,18 @@ class Chain:
             return _untold(args, kwargs, "step by step: what the steps get depends on more than the shapes given")
         return journey.route if journey is not None else self._journey(key, noted, look=True).route
 
-    def refresh(self, due: set[tuple[str, str]] | None) -> None:
-        """Find the routes again that the changed (operation, dtype) groups concern; None drops them all."""
+    def refresh(self, due: Due | None) -> None:
+        """Find the routes again that go through groups where choices are due; None drops them all."""
         if due is None:
             self._journeys.clear()
             self._barred.clear()
             return
-        moves = any(name.startswith("convert ") for name, _ in due)
+        groups = {key[:2] for key in due}
+        moves = any(name.startswith("convert ") for name, _ in groups)
         left = RENEWED
         for key, journey in reversed(list(self._journeys.items())):
             requests = journey.noted.requests
-            if journey.varies or not (moves or any((r.operation, r.dtype) in due for r in requests)):
+            if journey.varies or not (moves or any((r.operation, r.dtype) in groups for r in requests)):
                 continue
             left -= 1
             if left < 0 or journey.scoped:

@@ -29,6 +29,7 @@ from .operations import Operation
 from .request import Request
 from .settings import SCOPE
 from .tables import Tables
+from .traffic import Due
 
 ndarray = np.ndarray
 perf_counter = time.perf_counter
@@ -365,8 +366,8 @@ class Dispatcher:
         self._loaded.clear()
         self.tables.clear()
 
-    def refresh(self, due: set[tuple[str, str]] | None) -> None:
-        """Make the choices of the changed (operation, dtype) groups again; None drops them all."""
+    def refresh(self, due: Due | None) -> None:
+        """Make the choices that are due again; None drops them all."""
         if due is None:
             self.tables.clear()
         else:

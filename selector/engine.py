@@ -14,6 +14,7 @@ from ..telemetry.attempts import announced
 from ..telemetry.history import History
 from ..telemetry.marks import Held
 from ..telemetry.outcome import Failure, Outcome, Site
+from ..telemetry.state import Group
 from . import rules
 from . import settings as settings_module
 from .advice import Advice
@@ -26,6 +27,7 @@ from .logs import follow
 from .overrides import Overrides
 from .request import Request
 from .settings import Settings, on_change
+from .traffic import Due
 from .verify import Sampling
 
 SAMPLE_S = 2e-4
@@ -228,8 +230,8 @@ class Engine:
 
     # ------------------------------------------------------------------------------------------ learning
 
-    def learn(self, outcomes: Sequence[Outcome], changed: set[tuple[str, str]]) -> set[tuple[str, str]]:
-        """Take in a batch that the history has applied; returns the groups whose choices must be made again."""
+    def learn(self, outcomes: Sequence[Outcome], changed: set[Group]) -> Due:
+        """Take in a batch that the history has applied; returns where choices must be made again."""
         return self.learner.learn(outcomes, changed, self.machine.breakers.due_groups)
 
     def failed(self, request: Request, variant: Variant, failure: Failure, message: str) -> None:

@@ -9,6 +9,7 @@ from ..executors.prepare import Prepared
 from ..telemetry.outcome import Site
 from .engine import Choice
 from .request import Request
+from .traffic import Due
 
 ASYNCHRONOUS_STRIDE = 16
 """Share of device-resident calls that wait for the device in order to be timed."""
@@ -17,8 +18,8 @@ ASYNCHRONOUS_STRIDE = 16
 class Renewed(Protocol):
     """Keeps choices in tables of its own, and has them made again when a selector has learned."""
 
-    def refresh(self, due: set[tuple[str, str]] | None) -> None:
-        """Make the choices of the changed (operation, dtype) groups again; None drops them all."""
+    def refresh(self, due: Due | None) -> None:
+        """Make the choices that are due again; None drops them all."""
 
     def flip(self, context: str) -> None:
         """Go by the choices that were made for this load."""

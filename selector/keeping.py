@@ -15,6 +15,7 @@ from .entry import Known, Renewed
 from .given import member
 from .request import Request
 from .sites import Sites
+from .traffic import Due, concerns
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -70,7 +71,7 @@ class Keeping:
         for dispatcher in list(self._dispatchers):
             dispatcher.flip(context)
 
-    def _refresh(self, due: set[tuple[str, str]]) -> None:
+    def _refresh(self, due: Due) -> None:
         """Make the changed choices again, here and not in a caller's next call: the new curves cost a millisecond."""
         self._short.clear()
         assert self._made is not None
@@ -78,7 +79,7 @@ class Keeping:
         for context, kept in self._by_load.items():
             left = RENEWED
             for key, known in reversed(list(kept.items())):
-                if (known.request.operation, known.request.dtype) in due:
+                if concerns(due, known.choice.sites[known.choice.decision.variant]):
                     left -= 1
                     if left >= 0:
                         history.breathe()

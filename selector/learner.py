@@ -18,7 +18,7 @@ from ..telemetry.sketch import Sketch
 from ..telemetry.state import Group
 from .base import Candidate, CostModel, Policy, Prediction, Question, Ranking
 from .ledger import Ledger
-from .traffic import TO_COME, ClassKey, SizeClass, Traffic, class_key
+from .traffic import TO_COME, ClassKey, Due, SizeClass, Traffic, class_key
 
 MOST_KEPT = 20_000
 WARM_UP_S = 0.05
@@ -259,38 +259,45 @@ class Learner:
 
     # ------------------------------------------------------------------------------------------ learning
 
-    def learn(
-        self, outcomes: Sequence[Outcome], changed: set[Group], recovered: Callable[[], set[Group]] = set
-    ) -> set[Group]:
-        """Take in a batch that the history has applied; returns the groups whose choices must be made again.
+    def learn(self, outcomes: Sequence[Outcome], changed: set[Group], recovered: Callable[[], set[Group]] = set) -> Due:
+        """Take in a batch that the history has applied; returns where choices must be made again.
 
-        `recovered` gives the groups in which something that had failed may be tried again.
+        What a trial has told may call for another in its class; in the others, for which it is one more point of the
+        curves, when there are enough of those. `recovered` gives the groups in which something that had failed may be
+        tried again.
         """
         with self.lock:
-            failed, news, surprises = set(), set(), 0
+            failed: set[Group] = set()
+            news: set[Group] = set()
+            tried: Due = set()
+            surprises = 0
             for outcome in outcomes:
                 self._count(outcome)
-                site, tried = outcome.site, outcome.rule == "explore"
-                if tried:  # what it told may call for another
+                site, trial = outcome.site, outcome.rule == "explore"
+                if trial:
                     self._handed_out.pop((class_key(site), site.variant), None)
                 if outcome.failure is not None:
                     failed.add((site.operation, site.dtype))
                     continue
                 surprises += self.traffic.outside(outcome)
-                if (self.traffic.surprised(outcome) or tried) and not self.frozen:
+                if self.traffic.surprised(outcome) and not self.frozen:
                     news.add((site.operation, site.dtype))
+                elif trial and not self.frozen:
+                    tried.add(class_key(site))
             flipped = self._flips(outcomes, surprises)
-            due = failed if self.frozen else failed | news | recovered()
+            groups = failed if self.frozen else failed | news | recovered()
             if not self.frozen:
-                due |= self.traffic.grown(changed)
-                due |= changed - {(o.site.operation, o.site.dtype) for o in outcomes}  # what other processes tell
+                groups |= self.traffic.grown(changed)
+                groups |= changed - {(o.site.operation, o.site.dtype) for o in outcomes}  # what other processes tell
             if flipped:
-                due |= changed
-            if due:
-                self.costs.forget(due)
-                self._predictions = {k: v for k, v in self._predictions.items() if k[0][:2] not in due}
+                groups |= changed
+            stale = groups | {(key[0], key[1]) for key in tried}
+            if stale:
+                self.costs.forget(stale)
+                self._predictions = {k: v for k, v in self._predictions.items() if k[0][:2] not in stale}
             if flipped:  # every choice is another one, though nothing that it rests on has changed
-                due |= self.traffic.groups()
+                groups |= self.traffic.groups()
+            due = tried | groups
             if due:
                 self.epoch = next(self._epochs)
             return due

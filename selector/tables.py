@@ -17,6 +17,7 @@ from .logs import log
 from .request import Request
 from .settings import SCOPE, scope
 from .signature import VARIES
+from .traffic import Due, concerns
 from .verify import DUE
 
 MOST_ENTRIES = 4096
@@ -101,21 +102,20 @@ class Tables:
         self.classes.clear()
         self._behind.clear()
 
-    def refresh(self, due: set[tuple[str, str]]) -> None:
-        """Make the choices of the changed (operation, dtype) groups again, for both loads; of none: go on with those of
-        earlier changes that are left."""
+    def refresh(self, due: Due) -> None:
+        """Make the choices that are due again, for both loads; with none, go on with those that were left earlier."""
         if not due:
             self._go_on()
             return
         for key, entry in list(self.classes.items()):
-            if (entry.choice.request.operation, entry.choice.request.dtype) in due:
+            if concerns(due, entry.site):
                 self.classes.pop(key, None)  # the next new signature decides for its class
         here = self._engine.learner.context
         current = self._by_load[here]
         left = RENEWED
         for key, entry in reversed(list(current.items())):
             request = entry.choice.request
-            if (request.operation, request.dtype) not in due:
+            if not concerns(due, entry.site):
                 continue
             left -= 1
             if entry.scoped:  # a scope cannot be entered here

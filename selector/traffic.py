@@ -32,6 +32,8 @@ TELLING_S = 1e-4
 
 ClassKey = tuple[str, str, str, str]
 """(operation, dtype, shape class, detail): where variants compete"""
+Due = set[Group | ClassKey]
+"""Where choices have to be made again: whole groups, and single classes."""
 
 
 @dataclass(slots=True)
@@ -237,6 +239,11 @@ class Traffic:
 def _comes_first(smaller: SizeClass, candidate: Candidate) -> bool:
     """Whether a smaller size has to be tried first: it tells about rates, and its calls could repay a cold start."""
     return smaller.chosen_s >= TELLING_S and smaller.spent_s > 0.0 and smaller.spent_s >= candidate.cold_s
+
+
+def concerns(due: Due, site: Site) -> bool:
+    """Whether the choice at `site` has to be made again."""
+    return (site.operation, site.dtype) in due or class_key(site) in due
 
 
 def class_key(site: Site) -> ClassKey:

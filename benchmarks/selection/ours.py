@@ -14,6 +14,7 @@ from pointsman.selector.base import Candidate, CostModel, Policy, Ranking
 from pointsman.selector.costs import Curves
 from pointsman.selector.learner import Learner, Option
 from pointsman.selector.policy import ValueOfInformation
+from pointsman.selector.traffic import concerns
 from pointsman.selector.workload import shape_class
 from pointsman.telemetry.history import History
 from pointsman.telemetry.outcome import Failure, Outcome, Site
@@ -150,7 +151,7 @@ class Ours:
         due = self.learner.learn(outcomes, changed, self._due)
         if due:
             for table in self._tables.values():
-                for key in [k for k in table if k[:2] in due]:
+                for key in [k for k, answer in table.items() if concerns(due, answer.sites[answer.default])]:
                     table.pop(key)
 
     def _due(self) -> set[tuple[str, str]]:
