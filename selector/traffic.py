@@ -11,8 +11,10 @@ from ..telemetry.outcome import Outcome, Site
 from ..telemetry.state import Group
 from .base import Candidate
 
-REFIT_GROWTH = 0.1
+REFIT_GROWTH = 0.25
 """A group is fitted anew when its observations have grown by this share: work stays logarithmic in calls."""
+MOST_GROWN = 8
+"""So many groups at once, those that have grown most; the others have their turn after the next batch."""
 MOST_SIGNATURES = 20_000
 MOST_CLASSES = 4096
 """Beyond, the half of the size classes that took the least time is forgotten; their sketches stay."""
@@ -154,12 +156,14 @@ class Traffic:
 
     def grown(self, changed: set[Group]) -> set[Group]:
         """Those of the changed groups that have grown enough since they were last fitted; they count as fitted now."""
-        due = set()
+        grown = {}
         for group in changed:
-            tally = self._tally.setdefault(group, [0.0, 0.0])
-            if tally[0] - tally[1] >= max(1.0, REFIT_GROWTH * tally[1]):
-                tally[1] = tally[0]
-                due.add(group)
+            seen, fitted = self._tally.setdefault(group, [0.0, 0.0])
+            if seen - fitted >= max(1.0, REFIT_GROWTH * fitted):
+                grown[group] = seen / fitted if fitted else math.inf
+        due = set(sorted(grown, key=lambda group: (-grown[group], group))[:MOST_GROWN])
+        for group in due:
+            self._tally[group][1] = self._tally[group][0]
         return due
 
     def calls_of(self, site: Site) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pointsman.selector.base import Candidate, Prediction
 from pointsman.selector.costs import Curves
-from pointsman.selector.traffic import TO_COME, Traffic, class_key
+from pointsman.selector.traffic import MOST_GROWN, TO_COME, Traffic, class_key
 from pointsman.telemetry.outcome import Outcome, Site
 
 
@@ -104,3 +104,35 @@ def test_times_that_make_no_sense_leave_the_prior(make, feed, workload, history,
     monkeypatch.setattr(np.linalg, "cholesky", fails)
     place = selector.sites.of(w, "numpy")
     assert Curves(history.state, priors={}).predict([place], ["numpy"], "quiet")[0].source == "guess"
+
+
+def test_of_many_groups_that_have_grown_those_that_have_most_come_first_and_all_in_the_end(traffic):
+    """Fitting all of them at once would take the interpreter from callers for a tenth of a second."""
+    groups = {(f"op{number:02}", "float64") for number in range(3 * MOST_GROWN)}
+    old = {group for group in groups if group[0] < "op04"}
+
+    def call(group: tuple[str, str], times: int) -> None:
+        for _ in range(times):
+            traffic.count(Outcome(site(100)._replace(operation=group[0]), 1.7e9, 1e-3))
+
+    for group in old:
+        call(group, 100)
+    while traffic.grown(old):
+        pass
+    for group in groups:
+        call(group, 50)
+    rounds = []
+    while due := traffic.grown(groups):
+        rounds.append(due)
+    assert [len(due) for due in rounds] == [MOST_GROWN] * 3
+    assert set().union(*rounds) == groups
+    assert old <= rounds[-1]  # half as many again, where the others are new
+
+
+def test_a_trial_renews_its_own_class_and_its_group_when_there_is_more_to_tell(make, workload):
+    learner = make()._engine.learner
+    group = ("op", "float64")
+    learner.learn([Outcome(site(100), 1.7e9, 1e-3)] * 100, {group})
+    trial = Outcome(site(100, "other"), 1.7e9, 1e-3, rule="explore")
+    assert learner.learn([trial], {group}) == {class_key(site(100))}
+    assert group in learner.learn([Outcome(site(100), 1.7e9, 1e-3)] * 50, {group})
