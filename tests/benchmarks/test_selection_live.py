@@ -95,6 +95,15 @@ def test_a_fixed_backend_takes_the_default_where_it_has_no_variant(matrix):
         choices_of("always-abacus", course)
 
 
+def test_always_numpy_takes_numpy_even_where_it_took_too_long_to_be_recorded(matrix):
+    """Whoever writes NumPy everywhere pays for it there too; pointsman begins with it there."""
+    from benchmarks.selection.live import choices_of
+
+    without = [cell.only([v for v in cell.timings if not v.startswith("numpy")]) for cell in matrix]
+    chosen = choices_of("always-numpy", course_of(matrix.with_cells(without), 200))
+    assert {name.partition("/")[0] for name in chosen} == {"numpy"}
+
+
 def test_the_second_run_follows_the_run_whose_history_it_has():
     from benchmarks.selection.live import AGAIN, OURS, POLICIES, _ordered
 
