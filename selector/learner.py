@@ -262,8 +262,8 @@ class Learner:
     def learn(self, outcomes: Sequence[Outcome], changed: set[Group], recovered: Callable[[], set[Group]] = set) -> Due:
         """Take in a batch that the history has applied; returns where choices must be made again.
 
-        What a trial has told may call for another in its class; in the others, for which it is one more point of the
-        curves, when there are enough of those. `recovered` gives the groups in which something that had failed may be
+        What a trial has told may call for another in its class; in the others, unless it won, when there is more to
+        tell. `recovered` gives the groups in which something that had failed may be
         tried again.
         """
         with self.lock:
@@ -280,7 +280,7 @@ class Learner:
                     failed.add((site.operation, site.dtype))
                     continue
                 surprises += self.traffic.outside(outcome)
-                if self.traffic.surprised(outcome) and not self.frozen:
+                if (self.traffic.surprised(outcome) or (trial and self._beats(outcome))) and not self.frozen:
                     news.add((site.operation, site.dtype))
                 elif trial and not self.frozen:
                     tried.add(class_key(site))
@@ -301,6 +301,11 @@ class Learner:
             if due:
                 self.epoch = next(self._epochs)
             return due
+
+    def _beats(self, outcome: Outcome) -> bool:
+        """Whether a trial took less than what runs there: then it may do so at other sizes."""
+        seen = self.traffic.at(class_key(outcome.site))
+        return seen is not None and not outcome.cold and outcome.seconds < seen.chosen_s
 
     def _count(self, outcome: Outcome) -> None:
         trial, on_purpose = outcome.rule == "explore", outcome.rule in ON_PURPOSE
