@@ -51,7 +51,7 @@ class ValueOfInformation(Policy):
 def _score(candidate: Candidate, question: Question, default: Candidate) -> float:
     """Expected seconds a call: what is cold divided by the calls still expected, and what follows failures."""
     many = _many(question)
-    compiled = max(question.calls, 1.0) if candidate.per_shape else many
+    compiled = max(question.calls, question.seen, 1.0) if candidate.per_shape else many
     instead_s = candidate.failing * default.prediction.mean_s  # runs after an attempt that gave nothing
     compile_s = 0.0 if candidate.variant in question.compile_earned else candidate.compile_s
     return candidate.prediction.mean_s + _import_s(candidate, question) / many + compile_s / compiled + instead_s
