@@ -195,10 +195,11 @@ class Dispatcher:
             evidence = verify.wrong(self.operation, variant, request, result, args, kwargs, before, self._plain)
             if evidence is not None:
                 raise WrongResultError(evidence)
-        compile_s = self.engine.learner.once_s(
-            site, split.compute_s, trial=rule == "explore", compiled=split.compiled, fresh=not warm,
+        once_s = self.engine.learner.once_s(
+            site, seconds, trial=rule == "explore", compiled=split.compiled, fresh=not warm,
             eager=compiles(variant) == "never", expected_s=choice.expected_s(variant.name),
         )  # fmt: skip
+        compile_s = min(once_s, split.compute_s)
         self._record(
             Outcome(
                 site, self._history.now(), seconds, convert_s=split.convert_s, transfer_s=split.transfer_s,

@@ -263,8 +263,7 @@ class Learner:
         """Take in a batch that the history has applied; returns where choices must be made again.
 
         What a trial has told may call for another in its class; in the others, unless it won, when there is more to
-        tell. `recovered` gives the groups in which something that had failed may be
-        tried again.
+        tell. `recovered` gives the groups in which something that had failed may be tried again.
         """
         with self.lock:
             failed: set[Group] = set()

@@ -10,6 +10,7 @@ from pointsman.executors import registry
 from pointsman.executors.errors import UnsupportedError
 from pointsman.selector import operations
 from pointsman.selector.adaptive import adaptive
+from pointsman.selector.learner import Learner
 from pointsman.selector.warmup import warm_up
 from pointsman.telemetry.outcome import Failure, Outcome
 
@@ -190,3 +191,22 @@ def test_data_that_is_nothing_to_do_leaves_the_compilation_to_come(make):
         with pm.use("numba"):
             dispatcher(u, sweeps=1)
         assert dispatcher.engine.is_warm(dispatcher.request((u,), {"sweeps": 1}), variant) is warm
+
+
+def test_what_a_trial_took_is_judged_with_its_conversions(make, monkeypatch, history):
+    """Against what runs, whose time holds them too: computing alone may be quicker, and the call not."""
+    judged, once_s = [], Learner.once_s
+
+    def spy(self, site, seconds, **more):
+        judged.append((site, seconds))
+        return once_s(self, site, seconds, **more)
+
+    monkeypatch.setattr(Learner, "once_s", spy)
+    told = []
+    history.subscribe(lambda outcomes, _: told.extend(outcomes))
+    with pm.use("jax"):
+        make().dispatcher("fft")(np.ones(1000))
+    history.flush()
+    found = [(o.site, o.seconds) for o in told if o.site.operation == "fft"]
+    assert found == judged
+    assert all(o.convert_s > 0.0 and o.compile_s <= o.seconds - o.convert_s for o in told if o.site.operation == "fft")
