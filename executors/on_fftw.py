@@ -36,13 +36,15 @@ from ..telemetry import history
 from ..telemetry.files import replace_private
 from ..telemetry.hardware import fingerprint
 from ..telemetry.lifetime import free_in_child
+from ..telemetry.memory import host_budget_bytes
 from ..telemetry.outcome import Failure
 from ..telemetry.trouble import HistoryWarning
 from .base import Capabilities, Executor
 from .errors import BackendUnavailableError
 from .on_numpy import FLOATS
 
-MOST_BYTES = 256 * 2**20  # work arrays of plans that nobody uses now, oldest first to go; a larger plan is not kept
+MOST_BYTES = max(128 * 2**20, host_budget_bytes() // 32)
+"""Work arrays of plans that nobody uses now, oldest first to go; a larger plan is not kept."""
 MOST_PLANS = 512
 EFFORTS = ("FFTW_ESTIMATE", "FFTW_MEASURE", "FFTW_PATIENT", "FFTW_EXHAUSTIVE")
 LONGEST_WISDOM = 4 * 2**20  # characters; a file that has grown so long is left as it is

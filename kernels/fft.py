@@ -30,6 +30,7 @@ from ..selector.portable import Portable
 from .base import Arguments, Kernel
 from .binding import CORES
 from .checks import INEXACT, need_array, need_choice, need_samples
+from .spectra import awkwardness
 
 Array = np.ndarray[Any, Any]
 _REAL = {"f": np.float32, "F": np.float32, "d": np.float64, "D": np.float64}
@@ -53,7 +54,7 @@ def _length(shapes: Shapes, parameters: Parameters) -> tuple[int, int]:
 
 def _work(shapes: Shapes, parameters: Parameters) -> float:
     rows, n = _length(shapes, parameters)
-    return 2.5 * rows * n * math.log2(max(n, 2))
+    return 2.5 * rows * n * math.log2(max(n, 2)) * awkwardness(n)
 
 
 def _bytes(shapes: Shapes, parameters: Parameters) -> float:

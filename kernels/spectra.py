@@ -16,6 +16,9 @@ from .transforms import NUMPY, Engine
 
 Array = np.ndarray[Any, Any]
 _REAL: dict[str, Any] = {"f": np.float32, "F": np.float32, "d": np.float64, "D": np.float64}
+LEAST_PASSES = 2.4
+"""Operations to a sample and octave of length, where all prime factors are 5 at most: 2 for 2, 2.15 for 5; more than
+that is not awkward yet."""
 _LEAST = {char: float(np.finfo(real).tiny) for char, real in _REAL.items()}
 
 
@@ -36,12 +39,30 @@ def fast_length(n: int) -> int:
     return best
 
 
+@lru_cache(maxsize=4096)
+def awkwardness(n: int) -> float:
+    """How many times as long a transform of length `n` takes as one of a length 2^a 3^b 5^c near it.
+
+    A mixed-radix transform passes over the samples once for each prime factor p, p operations to a sample; what it
+    would spend on large ones bounds Bluestein's way around them: three transforms of twice the length.
+    """
+    left, passes, p = n, 0.0, 2
+    while p * p <= left:
+        while left % p == 0:
+            left, passes = left // p, passes + p
+        p += 1 if p == 2 else 2
+    passes += left if left > 1 else 0.0
+    octaves = math.log2(max(n, 2))
+    return max(1.0, min(passes / (LEAST_PASSES * octaves), 6.0 * (1.0 + 1.0 / octaves)))
+
+
 def flops(lengths: Sequence[int]) -> float:
     """Elementary operations of one real transform of that shape."""
-    total = 1
+    total, factor = 1, 0.0
     for n in lengths:
         total *= n
-    return 2.5 * total * max(total - 1, 1).bit_length()
+        factor += awkwardness(n) / len(lengths)  # as much of the work lies along each axis
+    return 2.5 * total * max(total - 1, 1).bit_length() * factor
 
 
 def filtered(

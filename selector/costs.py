@@ -151,8 +151,7 @@ class Curves(CostModel):
         points = self._points(site.operation, site.dtype)
         curve = self._shipped(site)
         if curve:
-            shift = 0.0 if site.variant == default.variant else LEAN * self._shift(default, points)
-            return Mean(0.0, 0.0, curve["points"], shift, LEVEL_SHIPPED, "prior")
+            return self._corrected(site, default, curve["points"], points)
         sibling = self._of_sibling(site, default)
         if sibling is not None:
             return sibling
@@ -178,9 +177,7 @@ class Curves(CostModel):
 
     def _of_sibling(self, site: Site, default: Site) -> Mean | None:
         """The curve of the same variant in another dtype, moved by what the default differs between the two."""
-        for other in sorted(dtype for operation, dtype in self._state.groups() if operation == site.operation):
-            if other == site.dtype:
-                continue
+        for other in self._other_dtypes(site):
             theirs = self._points(site.operation, other)
             points = _calm(theirs.get(site.variant, ()))
             if not points:
@@ -201,6 +198,36 @@ class Curves(CostModel):
             y = curve.over(grid, Place(0.0, place.shape_class, place.detail, QUIET))
             return Mean(0.0, 0.0, np.stack([grid, y], 1).tolist(), shift, LEVEL_SIBLING, "prior")
         return None
+
+    def _corrected(self, site: Site, default: Site, shipped_s: Sequence[Sequence[float]], points: _Points) -> Mean:
+        """The shipped curve, moved by what this machine makes of the shipped curve of another dtype, and of the
+        default's."""
+        own = site.variant == default.variant
+        shift = 0.0 if own else LEAN * self._shift(default, points)
+        for other in self._other_dtypes(site):
+            theirs = self._points(site.operation, other)
+            found, there = _calm(theirs.get(site.variant, ())), site._replace(dtype=other)
+            said = self._shipped(there)
+            if not found or not said:
+                continue
+            key = (site.operation, site.variant, other)
+            fitted = self._siblings.get(key)
+            if fitted is None:
+                mean = Mean(0.0, 0.0, said["points"], 0.0, LEVEL_SHIPPED)
+                fitted = self._siblings[key] = fit(mean, found)
+            x = np.array(sorted({p[0] for p in shipped_s} | {s.log2_work for _, _, s in found}))
+            place = found[0][0]
+            off = fitted.over(x, Place(0.0, place.shape_class, place.detail, QUIET)) - np.array(
+                [interpolate(said["points"], v) for v in x]
+            )
+            y = np.array([interpolate(shipped_s, v) for v in x]) + off
+            if not own:  # what the default's shift here says beyond what it says there
+                shift -= LEAN * self._shift(default._replace(dtype=other), theirs)
+            return Mean(0.0, 0.0, np.stack([x, y], 1).tolist(), shift, LEVEL_SIBLING, "prior")
+        return Mean(0.0, 0.0, shipped_s, shift, LEVEL_SHIPPED, "prior")
+
+    def _other_dtypes(self, site: Site) -> list[str]:
+        return sorted(d for operation, d in self._state.groups() if operation == site.operation and d != site.dtype)
 
     def _plain(self, backend: str, points: _Points) -> Mean:
         rates = [math.exp2(s.log2_work - log2_s(s)) for found in points.values() for _, _, s in found]

@@ -195,9 +195,12 @@ class Dispatcher:
             evidence = verify.wrong(self.operation, variant, request, result, args, kwargs, before, self._plain)
             if evidence is not None:
                 raise WrongResultError(evidence)
+        how, compiled = compiles(variant), split.compiled
+        if compiled and warm and how == "shape":
+            compiled = False  # what was made for this shape had not been kept: every call pays that
         once_s = self.engine.learner.once_s(
-            site, seconds, trial=rule == "explore", compiled=split.compiled, fresh=not warm,
-            eager=compiles(variant) == "never", expected_s=choice.expected_s(variant.name),
+            site, seconds, trial=rule == "explore", compiled=compiled, fresh=not warm, eager=how == "never",
+            expected_s=choice.expected_s(variant.name),
         )  # fmt: skip
         compile_s = min(once_s, split.compute_s)
         self._record(

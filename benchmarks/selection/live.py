@@ -17,7 +17,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,6 @@ OURS, AGAIN, THRESHOLD = "pointsman", "pointsman-second-run", "threshold"
 POLICIES = (OURS, AGAIN, "always-numpy", "always-torch", "always-numba", THRESHOLD)
 LONGEST_S = 1.0  # cells whose default takes longer by the matrix are left out: a stream is to take a minute
 NEAR = 2.0  # a variant that the matrix has within this factor of the best may be the best here and now
-NUMPY = "numpy"
 CALLS, BUDGET_S = 1500, 30.0
 
 
@@ -130,7 +129,10 @@ def input_of(cell: Cell) -> Input | None:
 
 
 def choices_of(policy: str, course: Course) -> list[str]:
-    """What a fixed policy takes for each cell of the course; always-NumPy where recording NumPy took too long as well.
+    """What a fixed policy takes for each cell of the course.
+
+    Where it has nothing, or what it would take was too slow to be recorded, it runs the operation's own default, as
+    its user would; the matrix may say another, for want of a recording.
 
     Raises
     ------
@@ -144,12 +146,14 @@ def choices_of(policy: str, course: Course) -> list[str]:
         chooser = Fixed(policy, simple_variants(course.matrix, always[policy]))
     else:
         raise ValueError(f"no policy {policy!r}; there are: {', '.join((OURS, AGAIN, THRESHOLD, *always))}")
-    first = {number: index for index, number in reversed(list(enumerate(course.calls)))}
-    chosen = [chooser.choose(course.stream[first[number]].call) for number in range(len(course.cells))]
-    if policy != ALWAYS + NUMPY:
-        return chosen
-    usual = [one.kernel.variants[0] for one in course.inputs]
-    return [v.name if v.backend == NUMPY else name for v, name in zip(usual, chosen, strict=True)]
+    calls: dict[int, streams.Call] = {}
+    for index, number in enumerate(course.calls):
+        calls.setdefault(number, course.stream[index].call)
+    usual = [one.kernel.variants[0].name for one in course.inputs]
+    return [
+        chooser.choose(replace(calls[number], variants=(default, *calls[number].variants), default=default))
+        for number, default in enumerate(usual)
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------- running them
