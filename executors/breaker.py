@@ -88,10 +88,14 @@ class Breakers:
             self._open[key] = self._opened(self._open.get(key), failure, message)
 
     def succeeded(self, key: Key) -> None:
-        """Close the breaker of `key`."""
+        """Close the breaker of `key`; what works again at one size may try again at once at the others."""
         if key in self._open:
             with self._lock:
                 self._open.pop(key, None)
+                now = self._clock()
+                for other, entry in self._open.items():
+                    if other[:3] == key[:3] and now < entry.until < math.inf:
+                        entry.until = now
 
     def due_groups(self) -> set[tuple[str, str]]:
         """(operation, dtype) of breakers whose wait has ended since this was last asked: choices to make again."""

@@ -190,12 +190,11 @@ class Curves(CostModel):
             key = (site.operation, site.variant, other)
             curve = self._siblings.get(key)
             if curve is None:
-                mean = self._plain(self._backends.get(site.variant, ""), theirs)
+                mean = self._plain(site.variant, theirs)
                 curve = self._siblings[key] = fit(mean, points)
-            place = points[0][0]
-            first, last = (f(s.log2_work for _, _, s in points) for f in (min, max))
-            grid = np.arange(first - GRID, last + 1.5 * GRID, GRID)
-            y = curve.over(grid, Place(0.0, place.shape_class, place.detail, QUIET))
+            last = max(s.log2_work for _, _, s in points)
+            grid = np.arange(0.0, last + 1.5 * GRID, GRID)  # down to nothing but overhead: large sizes tell of none
+            y = curve.over(grid, points)
             return Mean(0.0, 0.0, np.stack([grid, y], 1).tolist(), shift, LEVEL_SIBLING, "prior")
         return None
 
@@ -216,10 +215,7 @@ class Curves(CostModel):
                 mean = Mean(0.0, 0.0, said["points"], 0.0, LEVEL_SHIPPED)
                 fitted = self._siblings[key] = fit(mean, found)
             x = np.array(sorted({p[0] for p in shipped_s} | {s.log2_work for _, _, s in found}))
-            place = found[0][0]
-            off = fitted.over(x, Place(0.0, place.shape_class, place.detail, QUIET)) - np.array(
-                [interpolate(said["points"], v) for v in x]
-            )
+            off = fitted.over(x, found) - np.array([interpolate(said["points"], v) for v in x])
             y = np.array([interpolate(shipped_s, v) for v in x]) + off
             if not own:  # what the default's shift here says beyond what it says there
                 shift -= LEAN * self._shift(default._replace(dtype=other), theirs)
@@ -229,9 +225,12 @@ class Curves(CostModel):
     def _other_dtypes(self, site: Site) -> list[str]:
         return sorted(d for operation, d in self._state.groups() if operation == site.operation and d != site.dtype)
 
-    def _plain(self, backend: str, points: _Points) -> Mean:
+    def _plain(self, variant: str, points: _Points) -> Mean:
+        backend = self._backends.get(variant, "")
+        known = self._others().of(variant, backend).overhead
+        overhead = BASE_S + OVERHEAD_S.get(backend, 0.0) if known is None else math.exp2(known)
         rates = [math.exp2(s.log2_work - log2_s(s)) for found in points.values() for _, _, s in found]
-        return Mean(BASE_S + OVERHEAD_S.get(backend, 0.0), max(rates), None, 0.0, LEVEL_LEANING)
+        return Mean(overhead, max(rates), None, 0.0, LEVEL_LEANING)
 
     def _shift(self, default: Site, measured: _Points) -> float:
         """Octaves by which the default has turned out slower here than its shipped curve says."""

@@ -113,15 +113,15 @@ class Fit:
         y, doubt = self._quiet(place)
         return (self.load.put_on(y) if place.context != QUIET else y), doubt
 
-    def over(self, x: Array, place: Place) -> Array:
-        """Expected log2 seconds at every `x`, elsewhere as at `place`."""
+    def over(self, x: Array, like: Sequence[Point]) -> Array:
+        """Expected log2 seconds at every `x` on a quiet machine, of calls shaped like the points of about that work."""
         prior = np.array([self.mean(v) for v in x])
         if self.at is None or self.weights is None:
             return prior
-        many = np.ones(len(x))
+        works, axes = zip(*sorted((s.log2_work, last_axis(cell.shape_class)) for cell, _, s in like), strict=True)
         here = Inputs(
-            x, np.array([self.mean.overhead_share(v) for v in x]), last_axis(place.shape_class) * many,
-            np.full(len(x), place.detail), np.full(len(x), place.context),
+            x, np.array([self.mean.overhead_share(v) for v in x]), np.interp(x, works, axes),
+            np.full(len(x), like[0][0].detail), np.full(len(x), QUIET),
         )  # fmt: skip
         return np.asarray(prior + covariance(here, self.at, self.mean.level) @ self.weights)
 

@@ -25,6 +25,8 @@ WARM_UP_S = 0.05
 """A variant's first trial at a size class that takes less is a warm-up: it would tell of plans, caches, page faults."""
 WARMED_S = 1e-9
 """Said to be paid once in a warm-up: that there was one, and that nothing was compiled in it."""
+DEAR_S = 0.1
+"""A trial that may lose so much waits for what one of a rival has to tell, in its (operation, dtype)."""
 LOST_S = 60.0
 """A trial that has told nothing for so long, beyond what it may take, will not (its caller was interrupted)."""
 ON_PURPOSE = frozenset({"warmup", "calibrate"})
@@ -213,6 +215,8 @@ class Learner:
                 if c.cold_s and gain > 0.0 and c.prediction.source != "guess":
                     seen.wishes[c.variant] = c.backend if c.import_s else "", gain
             if seen.calls and not binding:
+                if chosen != seen.incumbent:  # what was slow before is past
+                    seen.lately_s = min(seen.lately_s, expected.mean_s)
                 seen.incumbent = chosen
 
     def take_trial(self, site: Site, loss_s: float, share: float) -> bool:
@@ -222,7 +226,10 @@ class Learner:
             now = self.history.now()
             self._handed_out = {k: v for k, v in self._handed_out.items() if now - v[1] < LOST_S + v[0]}
             left = self.ledger.credit_s(share) - sum(loss for loss, _ in self._handed_out.values())
-            if self.frozen or share <= 0.0 or key in self._handed_out or loss_s > left:
+            waits = loss_s > DEAR_S and any(
+                where[:2] == key[0][:2] and variant != site.variant for where, variant in self._handed_out
+            )
+            if self.frozen or share <= 0.0 or waits or key in self._handed_out or loss_s > left:
                 return False
             self._handed_out[key] = loss_s, now
         return True
@@ -283,6 +290,7 @@ class Learner:
                     news.add((site.operation, site.dtype))
                 elif trial and not self.frozen:
                     tried.add(class_key(site))
+            self.traffic.forget_promises(news)
             flipped = self._flips(outcomes, surprises)
             groups = failed if self.frozen else failed | news | recovered()
             if not self.frozen:

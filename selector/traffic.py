@@ -206,6 +206,13 @@ class Traffic:
                 out.add(candidate.variant)
         return frozenset(out)
 
+    def forget_promises(self, groups: set[Group]) -> None:
+        """What was promised against a choice that has been overtaken is promised no longer; choosing anew says."""
+        for group in groups:
+            for seen in self._of_group.get(group, ()):
+                seen.promises, seen.wishes = {}, {}
+        self._saved = None
+
     def imports_earned(self, candidates: Sequence[Candidate]) -> frozenset[str]:
         """Backends whose import is repaid by the calls so far, or by those that earlier processes usually made."""
         pending = {c.backend: c.import_s for c in candidates if c.import_s}

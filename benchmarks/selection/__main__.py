@@ -79,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--stream", action="append", metavar="NAME", help="only these streams (may be repeated)")
     parser.add_argument("--calls", type=int, default=CALLS, help=f"length of a stream (default {CALLS})")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--warm", action="store_true", help="with everything imported and compiled before the stream")
     parser.add_argument("--json", action="store_true", help="print {stream: {policy: measures}} and nothing else")
     parser.add_argument("--figures", type=Path, metavar="DIR", help="draw figures into this folder")
     options = parser.parse_args(argv)
@@ -89,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.figures is not None and (why := _no_figures(options.figures)):
         parser.error(f"--figures {options.figures}: {why}")
     try:
-        groups = machines([Matrix.load(path) for path in options.matrices])
+        loaded = [Matrix.load(path) for path in options.matrices]
+        groups = machines([matrix.warmed() for matrix in loaded] if options.warm else loaded)
     except ValueError as error:
         parser.error(str(error))
     table = policies([matrix for group in groups for matrix in group])

@@ -25,7 +25,10 @@ LEAST_SPREAD, MOST_SPREAD = 0.01, 1.5
 QUARTILES = 1.349  # between the quartiles of a normal distribution, in standard deviations
 STALL_FACTOR, STALL_MIN_S = 3.0, 1e-3  # the scheduler stalls a thread for milliseconds; a slow microsecond is no stall
 MOST_NS = 1e18  # thirty years: what is longer is no time, and would drown every sum
-COMPILES = ("never", "dtype", "shape")
+COMPILING = ("dtype", "shape")
+COMPILES = ("never", *COMPILING)
+AHEAD = "ahead"
+"""What compiles, and has done so before the stream."""
 PASSING = frozenset(
     {"date", "units", "versions", "python", "waited_s", "note"}
 )  # of `machine`: not what makes it the same one
@@ -189,6 +192,17 @@ class Matrix:
     def with_cells(self, cells: Iterable[Cell]) -> Matrix:
         """The same machine and context with these cells."""
         return replace(self, cells=tuple(cells))
+
+    def warmed(self) -> Matrix:
+        """What it costs after everything was imported and compiled ahead, as `warmup` does: steady calls alone."""
+        cells = [
+            replace(
+                cell, timings={name: replace(timing, first_s=timing.mean_s) for name, timing in cell.timings.items()}
+            )
+            for cell in self.cells
+        ]
+        backends = {name: Backend(backend.name, AHEAD) for name, backend in self.backends.items()}
+        return replace(self, cells=tuple(cells), backends=backends)
 
 
 class _Nonsense(ValueError):

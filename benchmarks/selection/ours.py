@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from pointsman.executors.breaker import Breakers
 from pointsman.selector.base import Candidate, CostModel, Policy, Ranking
 from pointsman.selector.costs import Curves
 from pointsman.selector.learner import Learner, Option
@@ -19,6 +20,8 @@ from pointsman.selector.workload import shape_class
 from pointsman.telemetry.history import History
 from pointsman.telemetry.outcome import Failure, Outcome, Site
 
+from .matrix import AHEAD, COMPILING
+
 if TYPE_CHECKING:
     from .matrix import Matrix
     from .streams import Call, Stream
@@ -27,8 +30,6 @@ FIRST_ROUND_S, SLOWEST_ROUND_S, GROWTH = 0.02, 0.5, 1.25
 """How the flusher paces itself (telemetry.history)."""
 EXPLORE = 0.02
 EPOCH_S = 1.7e9  # unix time at which the virtual clock starts
-RETRY_S, LONGEST_RETRY_S = 1.0, 300.0
-"""Virtual seconds for which a variant that has failed is left alone, doubling: as the breakers of executors do."""
 
 
 class Answer(NamedTuple):
@@ -65,11 +66,10 @@ class Ours:
         self._tables: dict[str, dict[Any, Answer]] = {"quiet": {}, "busy": {}}
         self._warm: set[tuple[object, ...]] = set()
         self._imported: set[str] = set()
-        self._broken: dict[tuple[str, str, str], tuple[float, float]] = {}
+        self._breakers = Breakers(lambda: self.now)
         self._round_s, self._next = FIRST_ROUND_S, FIRST_ROUND_S
         self._busy = False
         self._rule = ""
-        self._recovered: set[tuple[str, str]] = set()
 
     def choose(self, call: Call) -> str:
         """One executed call's variant: the chosen one, or a trial that the ledger affords."""
@@ -98,27 +98,23 @@ class Ours:
                 seconds -= import_s
                 place = Site("import", backend.name, "", "", "")
                 self._record(Outcome(place, when, import_s, import_s=import_s, rule=self._rule))
-        key = _warm_key(call, variant)
-        fresh, eager = cold and key not in self._warm, backend.compiles == "never"
+        fresh, eager = cold and not self._is_warm(call, variant), backend.compiles not in COMPILING
         cold_s = self.learner.once_s(
             site, seconds, trial=self._rule == "explore", compiled=None if eager else fresh, fresh=fresh, eager=eager,
             expected_s=self._expected_s(call, variant),
         )  # fmt: skip
-        self._warm.add(key)
+        self._warm.add(_warm_key(call, variant))
         self._record(Outcome(site, when, seconds, compile_s=cold_s, rule=self._rule))
         if self._rule == "explore":  # the flusher hurries where there is news
             self._round_s, self._next = FIRST_ROUND_S, self.now + FIRST_ROUND_S
-        self._broken.pop((call.operation, variant, call.dtype), None)
+        self._breakers.succeeded(_breaker_key(site))
 
     def failed(self, call: Call, variant: str) -> None:
         """Record the failure and leave the variant alone for a while."""
-        key = (call.operation, variant, call.dtype)
-        wait = min(2.0 * self._broken[key][1], LONGEST_RETRY_S) if key in self._broken else RETRY_S
-        self._broken[key] = (call.now + wait, wait)
+        site = _site(call, variant)
+        self._breakers.failed(_breaker_key(site), Failure.DRIVER, "raised")
         when = EPOCH_S + self.now
-        self._record(
-            Outcome(_site(call, variant), when, 0.0, failure=Failure.DRIVER, message="raised", rule=self._rule)
-        )
+        self._record(Outcome(site, when, 0.0, failure=Failure.DRIVER, message="raised", rule=self._rule))
         for table in self._tables.values():
             for kept in [k for k, a in table.items() if a.ranking.order[0] == variant or variant in a.tickets]:
                 table.pop(kept)
@@ -148,16 +144,11 @@ class Ours:
         self.history.flush()
 
     def _learn(self, outcomes: list[Outcome], changed: set[tuple[str, str]]) -> None:
-        due = self.learner.learn(outcomes, changed, self._due)
+        due = self.learner.learn(outcomes, changed, self._breakers.due_groups)
         if due:
             for table in self._tables.values():
                 for key in [k for k, answer in table.items() if concerns(due, answer.sites[answer.default])]:
                     table.pop(key)
-
-    def _due(self) -> set[tuple[str, str]]:
-        ended = {key for key, (until, _) in self._broken.items() if until <= self.now and key not in self._recovered}
-        self._recovered |= ended
-        return {(operation, dtype) for operation, _, dtype in ended}
 
     def _answer(self, call: Call) -> Answer:
         table = self._tables[self.learner.context]
@@ -169,7 +160,7 @@ class Ours:
 
     def _decide(self, call: Call) -> Answer:
         sites = {name: _site(call, name) for name in call.variants}
-        options = [self._option(call, name, site) for name, site in sites.items() if not self._closed(call, name)]
+        options = [self._option(call, name, site) for name, site in sites.items() if not self._closed_out(site)]
         if not options:
             options = [self._option(call, name, site) for name, site in sites.items()]
         candidates = self.learner.candidates(options)
@@ -182,16 +173,18 @@ class Ours:
         ranking = Ranking(order, ranking.rule, ranking.reason, ranking.trials)
         return Answer(ranking, candidates, sites, default, [name for name, _ in reversed(ranking.trials)])
 
-    def _closed(self, call: Call, variant: str) -> bool:
-        held = self._broken.get((call.operation, variant, call.dtype))
-        return held is not None and held[0] > self.now
+    def _closed_out(self, site: Site) -> bool:
+        return self._breakers.why_closed_out(_breaker_key(site)) is not None
 
     def _option(self, call: Call, variant: str, site: Site) -> Option:
         backend = call.backends[variant]
         return Option(
             variant, backend.name, "cpu", site, 0.0 if backend.name in self._imported else backend.import_s,
-            0.0, _warm_key(call, variant) in self._warm, backend.compiles == "shape",
+            0.0, self._is_warm(call, variant), backend.compiles == "shape",
         )  # fmt: skip
+
+    def _is_warm(self, call: Call, variant: str) -> bool:
+        return call.backends[variant].compiles == AHEAD or _warm_key(call, variant) in self._warm
 
 
 def _key(call: Call) -> Any:
@@ -203,6 +196,10 @@ def _site(call: Call, variant: str) -> Site:
         call.operation, variant, call.dtype, shape_class(call.shapes), call.parameters,
         max(call.works[variant], 1.0), call.size,
     )  # fmt: skip
+
+
+def _breaker_key(site: Site) -> tuple[str, str, str, str]:
+    return (site.operation, site.variant, site.dtype, site.shape_class)
 
 
 def _warm_key(call: Call, variant: str) -> tuple[object, ...]:
@@ -232,7 +229,7 @@ def calibrated(matrix: Matrix, stream: Stream) -> Ours:
                 cell.operation, variant, cell.dtype, shape_class(cell.shapes), cell.parameters,
                 max(timing.work, 1.0), cell.size,
             )  # fmt: skip
-            compiling = matrix.backends[variant].compiles != "never"
+            compiling = matrix.backends[variant].compiles in COMPILING
             if compiling:
                 once = Outcome(site, EPOCH_S, timing.first_s, compile_s=timing.first_s, rule="calibrate", calls=0)
                 policy.history.record(once)

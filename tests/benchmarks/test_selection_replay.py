@@ -13,6 +13,7 @@ from benchmarks.selection import streams
 from benchmarks.selection.matrix import Matrix
 from benchmarks.selection.measures import measure
 from benchmarks.selection.novel import Segments
+from benchmarks.selection.ours import Ours
 from benchmarks.selection.replay import replay
 
 
@@ -339,3 +340,15 @@ def test_a_cold_call_says_nothing_about_an_interval(quiet):
     policy.prediction = lambda call, variant: (0.0, 1.0, 10.0)
     trace = replay(policy, streams.build("storm", [quiet], 200, 0), 0)  # jax compiles in every call
     assert measure(trace, trace, {})["predicted"] == 0.0
+
+
+def test_what_was_warmed_ahead_costs_what_steady_calls_cost_from_the_first_one(quiet):
+    """So that what choosing is worth can be told from what compiling costs."""
+    ahead = quiet.warmed()
+    for cell, warm in zip(quiet, ahead, strict=True):
+        assert {v: t.mean_s for v, t in cell.timings.items()} == {v: t.first_s for v, t in warm.timings.items()}
+    stream = streams.build("cold", [ahead], 100, 0)
+    assert {backend.import_s for backend in stream[0].call.backends.values()} == {0.0}
+    paid = [replay(Ours(), streams.build("cold", [m], 100, 0), 0) for m in (ahead, quiet)]
+    assert paid[0].cold.sum() == 0.0 < paid[1].cold.sum()
+    assert len(set(paid[0].chosen.tolist())) > 1  # nothing has to be repaid, so that there is more to choose from

@@ -67,6 +67,27 @@ def test_a_success_closes_and_the_next_failure_starts_over(breakers, clock):
     assert breakers.why_closed_out(KEY) is None
 
 
+def test_what_works_again_at_one_size_may_try_again_at_once_at_the_others(breakers, clock):
+    """A driver that was mended is mended at every size; what can never work is not."""
+    larger, never, another = (*KEY[:3], "30"), (*KEY[:3], "40"), ("sort", *KEY[1:])
+    for key in (KEY, larger, another):
+        for _ in range(5):
+            breakers.failed(key, Failure.DRIVER, "x")
+            clock.advance(0.1 if key == larger else 40)
+    breakers.failed(larger, Failure.DRIVER, "x")
+    breakers.failed(never, Failure.UNSUPPORTED, "x")
+    breakers.failed(another, Failure.DRIVER, "x")
+    assert breakers.why_closed_out(larger) is not None
+    breakers.due_groups()
+    breakers.succeeded(KEY)
+    assert breakers.why_closed_out(larger) is None
+    assert None not in (breakers.why_closed_out(never), breakers.why_closed_out(another))
+    assert breakers.due_groups() == {("fft", "float32")}
+    clock.advance(1)
+    breakers.failed(larger, Failure.DRIVER, "x")  # it still fails there: patience goes on where it was
+    assert breakers.why_closed_out(larger).startswith("failed 7 times")
+
+
 def test_failures_of_attempts_that_were_under_way_do_not_double_the_wait(breakers, clock):
     for _ in range(20):
         breakers.failed(KEY, Failure.DRIVER, "x")

@@ -65,6 +65,51 @@ def test_another_dtype_of_the_operation_tells_more_than_other_operations(learned
     assert found["quick"].sigma < predicted(model, "d", 10**6)["quick"].sigma
 
 
+def test_large_sizes_in_another_dtype_tell_nothing_of_overhead(learned):
+    """A variant that was only measured where it takes 40 ms may well take microseconds on little data."""
+    state, model = learned
+    for name, seconds in (("numpy", 0.2), ("quick", 0.04)):
+        feed(state, site("large", name, 10**7), seconds)
+    found = predicted(model, "large", 100, "float32")["quick"]
+    assert found.source == "prior"
+    assert found.seconds < 1e-4
+
+
+def curve(seconds_of_an_element: float) -> dict:
+    points = [[x, math.log2(2e-6 + 2.0**x * seconds_of_an_element)] for x in range(0, 30, 2)]
+    return {"points": points, "first_s": 0.0}
+
+
+def test_what_a_shipped_curve_got_wrong_in_one_dtype_is_put_right_in_the_other():
+    """It promises that "quick" wins; at the largest size it takes twenty times as long as that, in either dtype."""
+    said = {"numpy": 1e-8, "quick": 2e-9}
+    priors = {f"op|{name}|{dtype}": curve(s) for name, s in said.items() for dtype in ("float32", "float64")}
+    state = State()
+    model = Curves(state, priors=priors)
+    before = predicted(model, "op", 2**24, "float32")
+    assert before["quick"].seconds == pytest.approx(2**24 * 2e-9, rel=0.05)
+    for size, factor in ((2**12, 1.0), (2**24, 20.0)):
+        feed(state, site("op", "quick", size), 2e-6 + factor * size * 2e-9)
+        feed(state, site("op", "numpy", size), 2e-6 + size * 1e-8)
+    model.forget(None)
+    after = {size: predicted(model, "op", size, "float32") for size in (2**12, 2**24)}
+    assert after[2**24]["quick"].seconds == pytest.approx(20 * 2**24 * 2e-9, rel=0.3)
+    assert after[2**12]["quick"].seconds == pytest.approx(2e-6 + 2**12 * 2e-9, rel=0.3)
+    assert after[2**24]["numpy"].seconds == pytest.approx(2**24 * 1e-8, rel=0.3)
+    assert after[2**24]["quick"].source == "prior"
+    assert after[2**24]["quick"].sigma < before["quick"].sigma
+
+
+def test_a_slow_machine_is_not_counted_twice_where_both_dtypes_say_so():
+    """Everything takes three times what the curves say; what the default shows in both is one and the same news."""
+    priors = {f"op|{name}|{dtype}": curve(1e-9) for name in ("numpy", "quick") for dtype in ("float32", "float64")}
+    state = State()
+    model = Curves(state, priors=priors)
+    for name, dtype in (("numpy", "float64"), ("quick", "float64"), ("numpy", "float32")):
+        feed(state, site("op", name, 2**24, dtype), 3 * 2**24 * 1e-9)
+    assert predicted(model, "op", 2**24, "float32")["quick"].seconds == pytest.approx(3 * 2**24 * 1e-9, rel=0.3)
+
+
 def test_a_load_does_to_a_variant_here_what_it_did_to_it_elsewhere(learned):
     state, model = learned
     for operation in ("a", "b", "c"):
