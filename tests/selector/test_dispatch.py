@@ -7,6 +7,7 @@ import json
 import threading
 
 import numpy as np
+import pointsman as pm
 import pytest
 from pointsman.executors import registry
 from pointsman.executors.errors import NoCandidateError, UnsupportedError
@@ -142,6 +143,23 @@ def test_first_calls_are_cold_where_the_library_compiles(toy):
     made(np.ones(1000))
     made(np.ones(1000))
     assert (summary(selector)["plain"]["cold_count"], summary(selector)["plain"]["count"]) == (1, 1)
+
+
+@pytest.mark.parametrize("most_bytes", [0, 10**6])
+def test_what_is_made_anew_in_every_call_is_what_every_call_takes(make, history, monkeypatch, most_bytes):
+    """FFTW's largest plans are not kept: only the first plan of a shape is a cost that is paid once."""
+    on_fftw = pytest.importorskip("pointsman.executors.on_fftw")
+    registry.executor("fftw").free_caches()
+    monkeypatch.setattr(on_fftw, "MOST_BYTES", most_bytes)
+    told = []
+    history.subscribe(lambda outcomes, _: told.extend(o for o in outcomes if o.site.operation == "fft"))
+    dispatcher = make().dispatcher("fft")
+    with pm.use("fftw"):
+        for _ in range(4):
+            dispatcher(np.ones(1000))
+            dispatcher.tables.clear()  # so that every call is a watched one
+    history.flush()
+    assert [o.cold for o in told] == [True, False, False, False]
 
 
 # ---- scopes, settings, tables

@@ -133,3 +133,34 @@ def test_a_trial_counts_against_the_credit_until_it_tells(make, operation, histo
     assert not learner.take_trial(third, 0.0, 0.0)  # exploring was switched off meanwhile
     learner.learn([Outcome(other, history.now(), 1e-6, rule="explore")], set())
     assert learner.take_trial(third, 0.7 * ALLOWANCE_S, 0.02)
+
+
+def test_a_dear_trial_waits_for_what_a_rivals_has_to_tell(make, operation, history):
+    """Once one kernel was compiled the other may not be worth it any more; at other shapes the same one may go on."""
+    toy = operation("toy", plain=lambda x: x, other=lambda x: x, third=lambda x: x)
+    learner = make(explore=1.0)._engine.learner
+    dispatch = Dispatcher(toy, make()._engine)
+    here, there = ([dispatch.request((np.ones(n),), {}).site(v) for v in toy.variants] for n in (1000, 10**6))
+    dear = 0.3 * ALLOWANCE_S
+    assert learner.take_trial(here[1], dear, 0.02)
+    assert not learner.take_trial(there[2], dear, 0.02)
+    assert learner.take_trial(there[1], dear, 0.02)
+    assert learner.take_trial(there[2], 1e-3, 0.02)  # a cheap one need not wait
+    learner.learn([Outcome(s, history.now(), 1e-6, rule="explore") for s in (here[1], there[1], there[2])], set())
+    assert learner.take_trial(here[2], dear, 0.02)
+
+
+def test_what_was_slow_before_the_choice_changed_is_not_at_stake_any_more(make, operation, history):
+    toy = operation("toy", plain=lambda x: x, other=lambda x: x)
+    engine = make()._engine
+    dispatch = Dispatcher(toy, engine)
+    request = dispatch.request((np.ones(1000),), {})
+    dispatch(np.ones(1000))
+    plain, other = (request.site(v) for v in toy.variants)
+    for site, seconds in ((plain, 0.5), (other, 0.01)):
+        for _ in range(50):
+            history.record(Outcome(site, history.now(), seconds))
+        history.flush()
+        engine.adopt(engine.choose(request))
+    assert engine.learner.traffic.of(plain).incumbent == "other"
+    assert engine.learner.traffic.of(plain).lately_s == pytest.approx(0.01, rel=0.1)

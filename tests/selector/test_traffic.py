@@ -64,6 +64,17 @@ def test_what_is_compiled_for_all_sizes_is_repaid_by_what_each_of_them_gains(tra
     assert traffic.compiles_earned(class_key(site(10**6)), [adopted(traffic, 0.5, per_shape=True)]) == frozenset()
 
 
+def test_a_choice_that_was_overtaken_leaves_no_promises(traffic):
+    """Two kernels that would each repay themselves need not both be compiled: the second is held against the first."""
+    cold = adopted(traffic, 0.5)
+    key = class_key(site(10**4))
+    traffic.forget_promises({("another", "float64")})
+    assert traffic.compiles_earned(key, [cold]) == {"other"}
+    traffic.forget_promises({("op", "float64")})
+    assert traffic.may_save(key, [cold]) == {"other": 0.0}
+    assert traffic.compiles_earned(key, [cold]) == frozenset()
+
+
 def test_what_earlier_processes_usually_called_repays_compiling_at_once(traffic):
     cold = adopted(traffic, 0.01)
     assert not traffic.compiles_earned(class_key(site(10**4)), [cold])
