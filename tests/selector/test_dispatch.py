@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pointsman as pm
 import pytest
-from pointsman.executors import registry
+from pointsman.executors import on_fftw, registry
 from pointsman.executors.errors import NoCandidateError, UnsupportedError
 from pointsman.selector import dispatch as dispatch_module
 from pointsman.selector import settings
@@ -148,7 +148,6 @@ def test_first_calls_are_cold_where_the_library_compiles(toy):
 @pytest.mark.parametrize("most_bytes", [0, 10**6])
 def test_what_is_made_anew_in_every_call_is_what_every_call_takes(make, history, monkeypatch, most_bytes):
     """FFTW's largest plans are not kept: only the first plan of a shape is a cost that is paid once."""
-    on_fftw = pytest.importorskip("pointsman.executors.on_fftw")
     registry.executor("fftw").free_caches()
     monkeypatch.setattr(on_fftw, "MOST_BYTES", most_bytes)
     told = []
