@@ -45,7 +45,7 @@ from .errors import BackendUnavailableError
 from .on_numpy import FLOATS
 
 MOST_BYTES: int | None = None
-"""Work arrays of plans that nobody uses now, oldest first to go; a larger plan is not kept. None: `_share_of_memory`."""
+"""Work arrays of plans that nobody uses now, oldest first to go; a larger plan is not kept. None: a share of memory."""
 MOST_PLANS = 512
 EFFORTS = ("FFTW_ESTIMATE", "FFTW_MEASURE", "FFTW_PATIENT", "FFTW_EXHAUSTIVE")
 LONGEST_WISDOM = 4 * 2**20  # characters; a file that has grown so long is left as it is
