@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     from pointsman.executors.table import BackendType
     from pointsman.kernels.calibrate import calibrate
     from pointsman.kernels.map import map as map
+    from pointsman.kernels.monte_carlo import (
+        MonteCarloInfo,
+        replay,
+        run_monte_carlo,
+    )
     from pointsman.kernels.run import bind, run
+    from pointsman.kernels.simulations import FailedSimulation
     from pointsman.selector.adaptive import adaptive
     from pointsman.selector.chain import chain
     from pointsman.selector.decision import Decision
@@ -58,9 +64,11 @@ __all__ = [
     "Capabilities",
     "Decision",
     "Executor",
+    "FailedSimulation",
     "Failure",
     "HistoryWarning",
     "IntelligentBackendSelector",
+    "MonteCarloInfo",
     "NoCandidateError",
     "Operation",
     "PointsmanError",
@@ -82,7 +90,9 @@ __all__ = [
     "print_backend_info",
     "register_backend",
     "register_operation",
+    "replay",
     "run",
+    "run_monte_carlo",
     "select_backend",
     "select_optimal_backend",
     "step",
@@ -96,9 +106,11 @@ _HOMES = {
     "Capabilities": "executors.base",
     "Decision": "selector.decision",
     "Executor": "executors.base",
+    "FailedSimulation": "kernels.simulations",
     "Failure": "telemetry.outcome",
     "HistoryWarning": "telemetry.history",
     "IntelligentBackendSelector": "selector.selector",
+    "MonteCarloInfo": "kernels.monte_carlo",
     "NoCandidateError": "executors.errors",
     "Operation": "selector.operations",
     "PointsmanError": "executors.errors",
@@ -121,7 +133,9 @@ _HOMES = {
     "print_backend_info": "executors.registry",
     "register_backend": "executors.registry",
     "register_operation": "selector.operations",
+    "replay": "kernels.monte_carlo",
     "run": "kernels.run",
+    "run_monte_carlo": "kernels.monte_carlo",
     "select_backend": "selector.shared",
     "select_optimal_backend": "selector.shared",
     "step": "selector.steps",

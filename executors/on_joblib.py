@@ -23,6 +23,7 @@ from ..telemetry import lifetime
 from .base import Capabilities
 from .errors import BackendUnavailableError, UnsupportedError
 from .mapping import MapExecutor, Method, WorkerDiedError, as_worker, guarded, reraise
+from .native import in_thread
 
 IDLE_S = 280.0
 """loky's workers leave after 300 idle seconds."""
@@ -101,7 +102,8 @@ class JoblibExecutor(MapExecutor):
         def run(chunk: Any) -> Any:
             if stopped.is_set():  # a thread cannot be ended, but it need not begin another chunk
                 return None
-            return context.copy().run(inside, chunk)  # scopes, np.errstate, decimal: as where the map was called
+            with in_thread():
+                return context.copy().run(inside, chunk)  # scopes, np.errstate, decimal: as where the map was called
 
         try:
             yield from _outputs(run, chunks, {"backend": "threading", "n_jobs": n_jobs}, options)

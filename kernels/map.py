@@ -82,7 +82,7 @@ def map(
     [2, 1, 0]
     """
     started = time.perf_counter()
-    _check(worker, backend, n_jobs, prefer, chunk_size, native_threads)
+    check(worker, backend, n_jobs, prefer, chunk_size, native_threads)
     run = Run(worker, listed(items))
     info = MapInfo(len(run.items))
     job = Job(run, info, n_jobs, prefer, chunk_size, native_threads, rerun, options)
@@ -91,7 +91,7 @@ def map(
     return (results, info) if return_info else results
 
 
-def _check(
+def check(
     worker: object, backend: object, n_jobs: int | None, prefer: str | None, chunk_size: int | None, native_threads: int
 ) -> None:
     """Raise what `map` says it raises for arguments that make no sense, before an item is drawn or run."""

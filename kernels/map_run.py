@@ -6,13 +6,14 @@ import functools
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from ..executors import mapping, registry
 from ..executors.errors import NoCandidateError
 from ..executors.fallback import Attempt, run_chain
-from ..executors.mapping import COMMON, HERE, Chunk, Method, chunked, cores, each, map_methods, workers
+from ..executors.mapping import COMMON, HERE, Chunk, MapExecutor, Method, chunked, cores, each, map_methods, workers
 from ..selector import maps, settings
 from ..selector.engine import Choice, Engine
 from ..selector.failures import classify, import_outcome
@@ -59,14 +60,33 @@ class Job:
         self._rule = ""
         self._free: int | None = None  # cores that others leave; None: not looked
         self._against: dict[str, str] = {}
+        self._never: dict[str, str] = {}
+
+    def rule_out(self, which: Callable[[Method], bool], why: str) -> None:
+        """Have no part of it run by such methods; `why` is the sentence that says so."""
+        self._never = {variant: why for variant, _, method in map_methods() if which(method)}
+
+    def check(self, backend: str) -> MapExecutor | None:
+        """The executor that `backend` names, None for "auto"; errors for what is unknown, and for unknown options."""
+        if backend == "auto":
+            if self._options:
+                raise _no_option(next(iter(self._options)))
+            return None
+        root, _, method = backend.partition("/")
+        registry.row(root)
+        executor = next((e for _, e, _ in map_methods() if e.name == root), None)
+        if executor is None:
+            raise maps.unknown(backend)
+        executor.method(method)
+        executor.check_options(self._options)
+        return executor
 
     # ------------------------------------------------------------------------------------------ the two ways in
 
     def automatic(self) -> list[Any]:
         """Pilot, then decide."""
         run = self._run
-        if self._options:
-            raise _no_option(next(iter(self._options)))
+        self.check("auto")
         why = self._why_here(asked=False)
         if why is not None:
             return self._in_place(why)
@@ -85,18 +105,12 @@ class Job:
 
     def named(self, backend: str) -> list[Any]:
         """All items on the backend or variant that was asked for."""
-        root, _, method = backend.partition("/")
-        registry.row(root)
-        executor = next((e for _, e, _ in map_methods() if e.name == root), None)
-        if executor is None:
-            raise maps.unknown(backend)
-        executor.method(method)
-        executor.check_options(self._options)
+        executor = self.check(backend)
         why = self._why_here(asked=True)
-        if why is None and all(not m.parallel for m in executor.methods):
+        if why is None and executor is not None and all(not m.parallel for m in executor.methods):
             why = "it was asked for"
         if why is not None:
-            missing = registry.available(root)
+            missing = registry.available(backend.partition("/")[0])
             if missing is not None:
                 self._choose(Facts(0.0), backend)  # the error that says what to install
             return self._in_place(why)
@@ -191,7 +205,13 @@ class Job:
         against = maps.objections(facts, self._prefer, measured, asked=require, patient=not _plain())
         jobs, free = workers(self._n_jobs), self._free or cores()
         request = maps.request(
-            name, self._run.left, facts, jobs, free, against={**against, **self._against}, require=require
+            name,
+            self._run.left,
+            facts,
+            jobs,
+            free,
+            against={**against, **self._against, **self._never},
+            require=require,
         )
         choice = engine.choose(request)
         engine.adopt(choice)
