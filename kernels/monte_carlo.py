@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 from ..executors.mapping import HERE, whole
 from ..executors.native import held
@@ -16,6 +16,7 @@ from .map_pilot import Run
 from .map_run import Job
 from .simulations import SEEDS, FailedSimulation, Root, generators, root_of, simulation
 
+R = TypeVar("R")
 _log = logging.getLogger("pointsman")
 ON_ERROR = ("raise", "collect")
 GLOBAL_GENERATOR = (
@@ -53,20 +54,36 @@ class MonteCarloInfo(MapInfo):
 
 @overload
 def run_monte_carlo(
-    worker: Callable[..., Any], n_simulations: int, worker_args: Sequence[Any] = (),
+    worker: Callable[..., R], n_simulations: int, worker_args: Sequence[Any] = (),
     worker_kwargs: Mapping[str, Any] | None = None, seed: Any = None, verbose: bool = False, backend: str = "auto", *,
-    seeds: str = "sequence", native_threads: int = 1, on_error: str = "raise", retries: int = 0,
+    seeds: str = "sequence", native_threads: int = 1, on_error: Literal["raise"] = "raise", retries: int = 0,
     n_jobs: int | None = None, prefer: str | None = None, chunk_size: int | None = None, rerun: bool = True,
     return_info: Literal[False] = False, **backend_options: Any,
-) -> list[Any]: ...  # fmt: skip
+) -> list[R]: ...  # fmt: skip
 @overload
 def run_monte_carlo(
-    worker: Callable[..., Any], n_simulations: int, worker_args: Sequence[Any] = (),
+    worker: Callable[..., R], n_simulations: int, worker_args: Sequence[Any] = (),
     worker_kwargs: Mapping[str, Any] | None = None, seed: Any = None, verbose: bool = False, backend: str = "auto", *,
-    seeds: str = "sequence", native_threads: int = 1, on_error: str = "raise", retries: int = 0,
+    seeds: str = "sequence", native_threads: int = 1, on_error: Literal["raise"] = "raise", retries: int = 0,
     n_jobs: int | None = None, prefer: str | None = None, chunk_size: int | None = None, rerun: bool = True,
     return_info: Literal[True], **backend_options: Any,
-) -> tuple[list[Any], MonteCarloInfo]: ...  # fmt: skip
+) -> tuple[list[R], MonteCarloInfo]: ...  # fmt: skip
+@overload
+def run_monte_carlo(
+    worker: Callable[..., R], n_simulations: int, worker_args: Sequence[Any] = (),
+    worker_kwargs: Mapping[str, Any] | None = None, seed: Any = None, verbose: bool = False, backend: str = "auto", *,
+    seeds: str = "sequence", native_threads: int = 1, on_error: Literal["collect"], retries: int = 0,
+    n_jobs: int | None = None, prefer: str | None = None, chunk_size: int | None = None, rerun: bool = True,
+    return_info: Literal[False] = False, **backend_options: Any,
+) -> list[R | FailedSimulation]: ...  # fmt: skip
+@overload
+def run_monte_carlo(
+    worker: Callable[..., R], n_simulations: int, worker_args: Sequence[Any] = (),
+    worker_kwargs: Mapping[str, Any] | None = None, seed: Any = None, verbose: bool = False, backend: str = "auto", *,
+    seeds: str = "sequence", native_threads: int = 1, on_error: Literal["collect"], retries: int = 0,
+    n_jobs: int | None = None, prefer: str | None = None, chunk_size: int | None = None, rerun: bool = True,
+    return_info: Literal[True], **backend_options: Any,
+) -> tuple[list[R | FailedSimulation], MonteCarloInfo]: ...  # fmt: skip
 def run_monte_carlo(
     worker: Callable[..., Any], n_simulations: int, worker_args: Sequence[Any] = (),
     worker_kwargs: Mapping[str, Any] | None = None, seed: Any = None, verbose: bool = False, backend: str = "auto", *,
@@ -155,10 +172,10 @@ def run_monte_carlo(
 
 
 def replay(
-    worker: Callable[..., Any], seed: Any, index: int, worker_args: Sequence[Any] = (),
+    worker: Callable[..., R], seed: Any, index: int, worker_args: Sequence[Any] = (),
     worker_kwargs: Mapping[str, Any] | None = None, *, spawn_key: Sequence[int] = (), seeds: str = "sequence",
     native_threads: int = 1,
-) -> Any:  # fmt: skip
+) -> R:  # fmt: skip
     """One simulation of a run alone, here, with the very seed that it had there.
 
     Parameters
@@ -178,7 +195,8 @@ def replay(
     if spawn_key:
         root = Root(root.entropy, tuple(spawn_key))
     with held(native_threads):
-        return simulation(worker, root, worker_args, worker_kwargs or {}, seeds=seeds)(index)
+        result: R = simulation(worker, root, worker_args, worker_kwargs or {}, seeds=seeds)(index)
+    return result
 
 
 def _draws_globally(run: Run) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,8 @@ class Root(NamedTuple):
     key: tuple[int, ...] = ()
 
 
-class FailedSimulation(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class FailedSimulation:
     """What stands in the place of a result where the worker raised and failures are collected.
 
     Attributes

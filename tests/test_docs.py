@@ -33,7 +33,8 @@ def interpreter(folder: Path, *argv: str, **environ: str) -> subprocess.Complete
 def test_the_pages_are_there_and_have_code():
     assert [page.name for page in PAGES if blocks(page, "python")] == [
         "README.md", "add-a-backend.md", "add-a-kernel.md", "adopt.md", "best-practices.md", "calibrate.md",
-        "chains.md", "coming-from.md", "how-selection-decides.md", "map.md", "pinned.md", "settings.md", "tutorial.md",
+        "chains.md", "coming-from.md", "how-selection-decides.md", "map.md", "monte-carlo.md", "pinned.md",
+        "settings.md", "tutorial.md",
     ]  # fmt: skip
 
 

@@ -15,14 +15,22 @@ import pytest
 from pointsman.executors.table import BACKENDS
 
 PUBLIC = """
-BackendType BackendUnavailableError Capabilities Decision Executor Failure HistoryWarning IntelligentBackendSelector
-NoCandidateError Operation PointsmanError Portable UnsupportedError Variant WorkloadCharacteristics adaptive bind
-calibrate chain configure convert default_selector export_lock flush get_backend list_backends print_backend_info
-register_backend register_operation run select_backend select_optimal_backend step use warmup
+BackendType BackendUnavailableError Capabilities Decision Executor FailedSimulation Failure HistoryWarning
+IntelligentBackendSelector MonteCarloInfo NoCandidateError Operation PointsmanError Portable UnsupportedError Variant
+WorkloadCharacteristics adaptive bind calibrate chain configure convert default_selector export_lock flush get_backend
+list_backends print_backend_info register_backend register_operation replay run run_monte_carlo select_backend
+select_optimal_backend step use warmup
 """.split()  # noqa: SIM905 (quotes around each would bury the names)
 
 # Heavy libraries that a plain import must not load: every backend but numpy, and what only some commands need.
-LAZY = {row.library for row in BACKENDS.values()} - {"numpy"} | {"sqlite_utils", "rich", "pandas", "psutil", "pynvml"}
+LAZY = {row.library for row in BACKENDS.values()} - {"numpy"} | {
+    "sqlite_utils",
+    "rich",
+    "pandas",
+    "psutil",
+    "pynvml",
+    "threadpoolctl",
+}
 
 
 def fresh(code: str, tmp_path: Path, **environ: str) -> subprocess.CompletedProcess[str]:

@@ -133,3 +133,14 @@ try:
     pm.get_backend("cupy")
 except pm.BackendUnavailableError as error:
     missing: ImportError = error
+
+
+def draw(seed: np.random.SeedSequence, n: int) -> float:
+    return float(np.random.default_rng(seed).random(n).mean())
+
+
+assert_type(pm.run_monte_carlo(draw, 3, (10,), seed=1), list[float])
+draws, about = pm.run_monte_carlo(draw, 3, (10,), on_error="collect", return_info=True)
+assert_type(draws, list[float | pm.FailedSimulation])
+assert_type(about.seed, int | tuple[int, ...])
+assert_type(pm.replay(draw, about.seed, 2, (10,)), float)
