@@ -17,6 +17,7 @@ import pointsman as pm
 from pointsman.executors.table import BACKENDS
 from pointsman.selector.constraints import variants_of
 from pointsman.selector.operations import find
+from pointsman.selector.traffic import REFIT_GROWTH
 from pointsman.telemetry.history import History
 from pointsman.telemetry.outcome import Outcome, Site
 
@@ -115,7 +116,7 @@ def _refitted(selector: pm.IntelligentBackendSelector, effort: Effort) -> list[R
         workload, told = _workload(operation, 7), 1
         for _ in range(max(1, effort.decisions // 25)):
             before = selector.decide(workload).table
-            for _ in range(told // 8 + 1):  # beyond the tenth that the news must bring
+            for _ in range(int(REFIT_GROWTH * told) + 1):  # as much news as it takes
                 selector.record(workload, "numpy", seconds=1e-5)
                 told += 1
             selector.flush()

@@ -276,23 +276,29 @@ class Sketch:
         return sketch
 
     def _check(self) -> None:
-        """Raise for what no outcomes can have made; every comparison is false for NaN."""
+        """Raise for what no outcomes can have made; every comparison is false for NaN, and so is that of a sum with it.
+
+        A history of thousands of sketches is read at the start of every process: the least and the most of many numbers
+        are found many times faster than each of them is compared.
+        """
         counts = (self.count, self.calls, self.cold_count, *self.chosen.values(), *self.failures.values())
-        steady_s = [seconds for _, seconds, _ in self.recent]
-        works = [work for _, _, work in self.recent]
+        whens, steady_s, works = zip(*self.recent, strict=True) if self.recent else ((self.last_when,), (1.0,), (0.0,))
         failed_at, _ = self.last_failure or (0.0, "")
-        stamps = (self.last_seen, self.last_when, failed_at, *(when for when, _, _ in self.recent))
+        stamps = (self.last_seen, self.last_when, failed_at, *whens)
         newest = 2.0 ** ((self.last_when - self.epoch * _EPOCH_S) / HALF_LIFE_S)
         log2, most = math.log2, 1.001 * newest * self.count  # of the weight of so many
         sound = (
-            all(type(count) is int and 0 <= count <= _MOST for count in counts)
-            and all(abs(stamp) <= _MOST for stamp in stamps)
+            {*map(type, counts)} == {int}
+            and 0 <= min(counts) <= max(counts) <= _MOST
+            and math.isfinite(sum(stamps) + sum(steady_s) + sum(works))
+            and -_MOST <= min(stamps) <= max(stamps) <= _MOST
             and bool(self.bins) == bool(self.recent) == bool(self.count)
-            and all(when <= self.last_when + 1e-3 for when, _, _ in self.recent)
-            and all(_SHORTEST_S / 2 <= seconds <= _LONGEST_S for seconds in steady_s)
-            and all(0.0 <= work <= _MOST_WORK for work in works)
+            and max(whens) <= self.last_when + 1e-3
+            and _SHORTEST_S / 2 <= min(steady_s) <= max(steady_s) <= _LONGEST_S
+            and 0.0 <= min(works) <= max(works) <= _MOST_WORK
             and 0.0 <= self.work_sum <= _MOST_WORK * self.count
-            and all(0.0 <= seconds <= _LONGEST_S * _MOST for seconds in (self.total_s, self.cold_total_s))
+            and 0.0 <= self.total_s <= _LONGEST_S * _MOST
+            and 0.0 <= self.cold_total_s <= _LONGEST_S * _MOST
             and self.epoch == _epoch(self.last_when)
             and all(
                 0.0 < weight <= most and abs(BINS_PER_OCTAVE * log2(seconds / weight) - index - 0.5) < 1.0  # its mean
