@@ -66,8 +66,10 @@ _HOLDER = _Holder()
 
 
 def _in_child() -> None:
-    """A child forked in the middle of a run keeps the number, and holds nothing."""
-    _HOLDER.__init__()  # type: ignore[misc]
+    """A child forked in the middle of a run may still leave it, and waits for nobody who exists in its parent only."""
+    global _HOLDER
+    _HOLDER.turn = threading.Condition()
+    _HOLDER = _Holder()
 
 
 lifetime.in_child(_in_child)

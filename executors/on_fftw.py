@@ -25,7 +25,6 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,15 +36,14 @@ from ..telemetry import history
 from ..telemetry.files import replace_private
 from ..telemetry.hardware import fingerprint
 from ..telemetry.lifetime import free_in_child
-from ..telemetry.memory import host_budget_bytes
+from ..telemetry.memory import spare_bytes
 from ..telemetry.outcome import Failure
 from ..telemetry.trouble import HistoryWarning
 from .base import Capabilities, Executor
 from .errors import BackendUnavailableError
 from .on_numpy import FLOATS
 
-MOST_BYTES: int | None = None
-"""Work arrays of plans that nobody uses now, oldest first to go; a larger plan is not kept. None: a share of memory."""
+MOST_BYTES: int | None = None  # of plans that nobody uses now, oldest first to go; None: `spare_bytes`
 MOST_PLANS = 512
 EFFORTS = ("FFTW_ESTIMATE", "FFTW_MEASURE", "FFTW_PATIENT", "FFTW_EXHAUSTIVE")
 LONGEST_WISDOM = 4 * 2**20  # characters; a file that has grown so long is left as it is
@@ -210,12 +208,6 @@ class _Plan:
             fftw.update_arrays(samples, self.spectrum)  # do not keep the caller's arrays alive
 
 
-@cache
-def _share_of_memory() -> int:
-    """A 32nd of what a workload may take when the first plan is given back, 128 MiB at least."""
-    return max(128 * 2**20, host_budget_bytes() // 32)
-
-
 class _Pool:
     """Idle plans, least recently used first, and the one place where plans are made."""
 
@@ -250,8 +242,7 @@ class _Pool:
             self._idle.move_to_end(key)
             self._count += 1
             self._nbytes += plan.nbytes
-            most_bytes = _share_of_memory() if MOST_BYTES is None else MOST_BYTES
-            while self._count > MOST_PLANS or self._nbytes > most_bytes:
+            while self._count > MOST_PLANS or self._nbytes > (spare_bytes() if MOST_BYTES is None else MOST_BYTES):
                 oldest = next(iter(self._idle))
                 plans = self._idle[oldest]
                 if plans:

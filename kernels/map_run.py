@@ -13,12 +13,11 @@ from typing import Any
 from ..executors import mapping, registry
 from ..executors.errors import NoCandidateError
 from ..executors.fallback import Attempt, run_chain
-from ..executors.mapping import COMMON, HERE, Chunk, MapExecutor, Method, chunked, cores, each, map_methods, workers
+from ..executors.mapping import HERE, Chunk, MapExecutor, Method, chunked, cores, each, map_methods, workers
 from ..selector import maps, settings
 from ..selector.engine import Choice, Engine
 from ..selector.failures import classify, import_outcome
 from ..selector.maps import Facts, MapRequest
-from ..selector.operations import meant
 from ..selector.shared import default_selector
 from ..telemetry.load import LoadMeter
 from ..telemetry.outcome import Failure, Outcome, Site
@@ -70,14 +69,9 @@ class Job:
         """The executor that `backend` names, None for "auto"; errors for what is unknown, and for unknown options."""
         if backend == "auto":
             if self._options:
-                raise _no_option(next(iter(self._options)))
+                raise maps.no_option(next(iter(self._options)))
             return None
-        root, _, method = backend.partition("/")
-        registry.row(root)
-        executor = next((e for _, e, _ in map_methods() if e.name == root), None)
-        if executor is None:
-            raise maps.unknown(backend)
-        executor.method(method)
+        executor = maps.executor_named(backend)
         executor.check_options(self._options)
         return executor
 
@@ -204,15 +198,8 @@ class Job:
             facts = past
         against = maps.objections(facts, self._prefer, measured, asked=require, patient=not _plain())
         jobs, free = workers(self._n_jobs), self._free or cores()
-        request = maps.request(
-            name,
-            self._run.left,
-            facts,
-            jobs,
-            free,
-            against={**against, **self._against, **self._never},
-            require=require,
-        )
+        against |= self._against | self._never
+        request = maps.request(name, self._run.left, facts, jobs, free, against=against, require=require)
         choice = engine.choose(request)
         engine.adopt(choice)
         self._info.decision, self._info.item_s = choice.decision, facts.item_s
@@ -374,15 +361,6 @@ def _remember(worker: Any, facts: Facts) -> None:
     if len(_KNOWN) >= MOST_KNOWN:
         _KNOWN.clear()
     _KNOWN[key(worker)] = facts
-
-
-def _no_option(name: str) -> TypeError:
-    """The error for an option that "auto" does not take: mistyped, or a named backend's own."""
-    valid = ", ".join(COMMON)
-    hint = "" if any(name in executor.options for _, executor, _ in map_methods()) else meant(name, COMMON)
-    if hint:
-        return TypeError(f"map has no option {name!r}{hint}; valid are: {valid}")
-    return TypeError(f"option {name!r} needs a named backend; auto takes: {valid}")
 
 
 def _plain() -> bool:

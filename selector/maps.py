@@ -13,12 +13,12 @@ from typing import Any
 
 from ..executors import registry
 from ..executors.base import Variant
-from ..executors.mapping import MapExecutor, Method, map_methods
+from ..executors.mapping import COMMON, MapExecutor, Method, map_methods
 from ..telemetry.outcome import Site
 from ..telemetry.show import seconds
 from ..telemetry.state import State
 from . import operations, shipped
-from .operations import Operation
+from .operations import Operation, meant
 from .request import Request
 from .signature import detail_of, shape_class
 
@@ -170,6 +170,26 @@ def executor_of(variant: str) -> tuple[MapExecutor, Method]:
         if name == variant:
             return executor, method
     raise unknown(variant)
+
+
+def executor_named(backend: str) -> MapExecutor:
+    """The executor of a backend or of one of its variants; a ValueError for what is unknown or maps nothing."""
+    root, _, method = backend.partition("/")
+    registry.row(root)
+    executor = next((e for _, e, _ in map_methods() if e.name == root), None)
+    if executor is None:
+        raise unknown(backend)
+    executor.method(method)
+    return executor
+
+
+def no_option(name: str) -> TypeError:
+    """The error for an option that "auto" does not take: mistyped, or a named backend's own."""
+    valid = ", ".join(COMMON)
+    hint = "" if any(name in executor.options for _, executor, _ in map_methods()) else meant(name, COMMON)
+    if hint:
+        return TypeError(f"map has no option {name!r}{hint}; valid are: {valid}")
+    return TypeError(f"option {name!r} needs a named backend; auto takes: {valid}")
 
 
 def unknown(variant: str) -> ValueError:

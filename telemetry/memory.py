@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -109,6 +110,12 @@ def host_budget_bytes(
     for limit, used in _cgroup_limits(read):
         left = min(left, max(limit - used, 0))
     return int(left * (1.0 - reserve))
+
+
+@cache
+def spare_bytes() -> int:
+    """What a library may keep for later: a 32nd of the host's budget when it was first asked for, 128 MiB at least."""
+    return max(128 * 2**20, host_budget_bytes() // 32)
 
 
 def cgroup_files(name: str, read: Read = read_text) -> Iterator[str]:

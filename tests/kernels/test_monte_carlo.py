@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 
 import numpy as np
@@ -119,6 +120,29 @@ def test_runs_that_overlap_share_one_number_and_wait_for_another():
         thread.join(10)
     assert order == [1, "first", 2]
     assert [library["num_threads"] for library in threadpool_info()] == before
+
+
+def test_a_child_that_is_forked_in_a_run_leaves_it_and_waits_for_nobody():
+    """Another thread of the parent holds it too, and does not exist in the child."""
+    inside, go = threading.Event(), threading.Event()
+
+    def other():
+        with native.held(1):
+            inside.set()
+            go.wait(30)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    inside.wait(30)
+    with native.held(1):
+        child = os.fork()
+    if child == 0:
+        signal.alarm(30)  # ends it, should it wait
+        with native.held(2):
+            os._exit(0)
+    go.set()
+    thread.join(30)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_run_inside_a_run_that_holds_another_number_is_refused_and_does_not_wait_for_itself():
