@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -91,6 +93,38 @@ def test_native_threads_are_the_same_number_on_every_executor_and_afterwards_wha
         assert seen == [{number}] * 6
     assert {library["filepath"]: library["num_threads"] for library in threadpool_info()} == before
     assert {name: os.environ.get(name) for name in native.VARIABLES} == environment
+
+
+def test_openmp_is_held_on_every_thread_that_computes():
+    """Its number belongs to the thread: what the caller's thread sets does not reach the others."""
+    import torch
+
+    pm.run_monte_carlo(w.threads_seen, 4, backend="sequential")
+    assert any(library["user_api"] == "openmp" for library in threadpool_info())
+    before = torch.get_num_threads()
+    for number in (1, 3):
+        seen = pm.run_monte_carlo(w.threads_seen, 6, backend="joblib/threads", n_jobs=2, native_threads=number)
+        assert seen == [{number}] * 6
+    assert torch.get_num_threads() == before
+
+
+LOADS = """
+from pointsman.executors import native
+from pointsman.telemetry.hardware import usable_cores
+from threadpoolctl import threadpool_info
+with native.held(1):
+    import scipy.linalg, torch
+    assert {library["num_threads"] for library in threadpool_info()} == {1}
+assert {library["num_threads"] for library in threadpool_info()} == {usable_cores()}, threadpool_info()
+"""
+
+
+def test_libraries_that_are_loaded_in_a_run_begin_with_its_number_and_have_their_own_afterwards(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name not in native.VARIABLES}
+    done = subprocess.run(
+        [sys.executable, "-c", LOADS], env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_runs_that_overlap_share_one_number_and_wait_for_another():

@@ -157,9 +157,9 @@ def test_what_was_slow_before_the_choice_changed_is_not_at_stake_any_more(make, 
     request = dispatch.request((np.ones(1000),), {})
     dispatch(np.ones(1000))
     plain, other = (request.site(v) for v in toy.variants)
-    for site, seconds in ((plain, 0.5), (other, 0.01)):
+    for site, seconds, rule in ((plain, 0.5, "default"), (other, 0.01, "explore")):
         for _ in range(50):
-            history.record(Outcome(site, history.now(), seconds))
+            history.record(Outcome(site, history.now(), seconds, rule=rule))
         history.flush()
         engine.adopt(engine.choose(request))
     assert engine.learner.traffic.of(plain).incumbent == "other"
