@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -119,14 +118,6 @@ assert {library["num_threads"] for library in threadpool_info()} == {usable_core
 """
 
 
-def test_libraries_that_are_loaded_in_a_run_begin_with_its_number_and_have_their_own_afterwards(tmp_path):
-    environment = {name: value for name, value in os.environ.items() if name not in native.VARIABLES}
-    done = subprocess.run(
-        [sys.executable, "-c", LOADS], env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-
-
 def test_runs_that_overlap_share_one_number_and_wait_for_another():
     """However they end, the process has its own number again; two settings that crossed would leave a wrong one."""
     before = [library["num_threads"] for library in threadpool_info()]
@@ -156,27 +147,40 @@ def test_runs_that_overlap_share_one_number_and_wait_for_another():
     assert [library["num_threads"] for library in threadpool_info()] == before
 
 
-def test_a_child_that_is_forked_in_a_run_leaves_it_and_waits_for_nobody():
-    """Another thread of the parent holds it too, and does not exist in the child."""
-    inside, go = threading.Event(), threading.Event()
+FORKS = """
+import os, signal, threading
+from pointsman.executors import native
 
-    def other():
-        with native.held(1):
-            inside.set()
-            go.wait(30)
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    inside.wait(30)
+def other():
     with native.held(1):
-        child = os.fork()
-    if child == 0:
-        signal.alarm(30)  # ends it, should it wait
-        with native.held(2):
-            os._exit(0)
-    go.set()
-    thread.join(30)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        inside.set()
+        go.wait(30)
+
+inside, go = threading.Event(), threading.Event()
+thread = threading.Thread(target=other)
+thread.start()
+inside.wait(30)
+with native.held(1):
+    child = os.fork()
+if child == 0:
+    signal.alarm(30)  # ends it, should it wait
+    with native.held(2):
+        os._exit(0)
+go.set()
+thread.join(30)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+@pytest.mark.parametrize("script", [LOADS, FORKS], ids=["loads", "forks"])
+def test_native_threads_in_a_process_of_its_own(script, tmp_path):
+    """A library that is loaded in a run begins with its number, and has its own afterwards. A child that is forked in a
+    run leaves it, and waits for no thread that exists in its parent only."""
+    environment = {name: value for name, value in os.environ.items() if name not in native.VARIABLES}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_run_inside_a_run_that_holds_another_number_is_refused_and_does_not_wait_for_itself():
