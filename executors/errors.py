@@ -23,6 +23,10 @@ class GradientError(UnsupportedError):
     """A tensor that requires a gradient would have to leave its library: true of these arguments alone."""
 
 
+class RunTimeoutError(PointsmanError, TimeoutError):
+    """The time that a run was given is over; what was done until then stands in its checkpoint, if it has one."""
+
+
 class WrongResultError(PointsmanError, ArithmeticError):
     """A backend computed something else than the reference; the message holds the evidence."""
 

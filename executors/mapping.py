@@ -6,8 +6,10 @@ item is, how many make a chunk, and where a run belongs is decided above.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,7 +21,7 @@ from ..telemetry import hardware
 from ..telemetry.outcome import Failure
 from . import registry
 from .base import Executor, Variant
-from .errors import PointsmanError
+from .errors import PointsmanError, RunTimeoutError
 
 CHUNKS_A_WORKER = 4
 """Where nothing is known of the cost of an item: so many chunks for each worker even out unequal ones."""
@@ -76,18 +78,20 @@ class MapExecutor(Executor):
     @abstractmethod
     def run_chunks(
         self, work: Callable[[Any], Any], chunks: Iterable[Any], *, method: str = "", n_jobs: int = 1,
-        native_threads: int = 1, **options: Any,
+        native_threads: int = 1, until: float | None = None, **options: Any,
     ) -> Iterator[Any]:  # fmt: skip
         """Give ``work(chunk)`` for every chunk, in the order in which they are done.
 
-        `work` says in its result which chunk it was. `chunks` is consumed as workers become free. Closing the iterator
-        drops what has not been given yet, and ends what still runs where the engine can.
+        `work` says in its result which chunk it was; large arguments that it holds reach each worker once. `chunks` is
+        consumed as workers become free. Closing the iterator drops what has not been given yet, and ends what still
+        runs where the engine can. `until` is a time by `time.monotonic`; None waits for ever.
 
         Raises
         ------
         UnsupportedError : function, chunk or result cannot be sent to a worker.
         BackendUnavailableError : the workers cannot be started here.
         WorkerDiedError : a worker process was lost. What was given until then is good.
+        RunTimeoutError : `until` has passed, and nothing was done that could be given.
         Exception : whatever `work` raised, of its own class, with its notes.
         """
 
@@ -323,6 +327,16 @@ def as_worker(work: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return run
 
 
+def left_s(until: float | None) -> float | None:
+    """Seconds until `until`, None where it is None; a RunTimeoutError where it has passed."""
+    if until is None:
+        return None
+    left = until - time.monotonic()
+    if left <= 0.0:
+        raise RunTimeoutError("the run's time is over")
+    return left
+
+
 MARK = "runs_items_of_a_pointsman_map"  # set on the `current_process()` of our worker processes
 
 
@@ -334,8 +348,9 @@ def why_in_place(*, asked: bool = False) -> str | None:
     if HERE.inside:
         return "it is made by a worker of another map, which has its share of the cores already"
     multiprocessing = sys.modules.get("multiprocessing")  # in a process that it started it is always loaded
-    if multiprocessing is None or multiprocessing.parent_process() is None:
+    if multiprocessing is None:
         return None
-    if asked and not getattr(multiprocessing.current_process(), MARK, False):
+    marked, parent = getattr(multiprocessing.current_process(), MARK, False), multiprocessing.parent_process()
+    if not marked and (parent is None or asked):
         return None
-    return f"this is itself a worker, of process {multiprocessing.parent_process().pid}, and shares the cores"
+    return f"this is itself a worker, of process {parent.pid if parent else os.getppid()}, and shares the cores"

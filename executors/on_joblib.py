@@ -21,8 +21,8 @@ from typing import Any, ClassVar
 
 from ..telemetry import lifetime
 from .base import Capabilities
-from .errors import BackendUnavailableError, UnsupportedError
-from .mapping import MapExecutor, Method, WorkerDiedError, as_worker, guarded, reraise
+from .errors import BackendUnavailableError, RunTimeoutError, UnsupportedError
+from .mapping import MapExecutor, Method, WorkerDiedError, as_worker, guarded, left_s, reraise
 from .native import in_thread
 
 IDLE_S = 280.0
@@ -79,7 +79,7 @@ class JoblibExecutor(MapExecutor):
 
     def run_chunks(
         self, work: Callable[[Any], Any], chunks: Iterable[Any], *, method: str = "", n_jobs: int = 1,
-        native_threads: int = 1, **options: Any,
+        native_threads: int = 1, until: float | None = None, **options: Any,
     ) -> Iterator[Any]:  # fmt: skip
         """See `MapExecutor.run_chunks`. Threads share the process's native threads, which nothing changes.
 
@@ -88,15 +88,19 @@ class JoblibExecutor(MapExecutor):
         self.check_options(options)
         chosen = self.method(method)
         if n_jobs == 1:
-            yield from map(as_worker(work), chunks)
+            inside = as_worker(work)
+            for chunk in chunks:
+                left_s(until)
+                yield inside(chunk)
         elif chosen.ships:
-            yield from self._on_processes(work, chunks, n_jobs, native_threads, options)
+            yield from self._on_processes(work, chunks, n_jobs, native_threads, until, options)
         else:
-            yield from self._on_threads(work, chunks, n_jobs, options)
+            yield from self._on_threads(work, chunks, n_jobs, until, options)
 
     def _on_threads(
-        self, work: Callable[[Any], Any], chunks: Iterable[Any], n_jobs: int, options: dict[str, Any]
-    ) -> Iterator[Any]:
+        self, work: Callable[[Any], Any], chunks: Iterable[Any], n_jobs: int, until: float | None,
+        options: dict[str, Any],
+    ) -> Iterator[Any]:  # fmt: skip
         stopped, context, inside = threading.Event(), copy_context(), as_worker(work)
 
         def run(chunk: Any) -> Any:
@@ -106,17 +110,17 @@ class JoblibExecutor(MapExecutor):
                 return context.copy().run(inside, chunk)  # scopes, np.errstate, decimal: as where the map was called
 
         try:
-            yield from _outputs(run, chunks, {"backend": "threading", "n_jobs": n_jobs}, options)
+            yield from _outputs(run, chunks, {"backend": "threading", "n_jobs": n_jobs}, until, options)
         finally:
             stopped.set()
 
     def _on_processes(
         self, work: Callable[[Any], Any], chunks: Iterable[Any], n_jobs: int, native_threads: int,
-        options: dict[str, Any],
+        until: float | None, options: dict[str, Any],
     ) -> Iterator[Any]:  # fmt: skip
         config = {"backend": "loky", "n_jobs": n_jobs, "inner_max_num_threads": native_threads}
         options = {"mmap_mode": "c", **options}  # joblib's "r" makes large arrays, and no others, read-only
-        outputs, done = _outputs(guarded(work), chunks, config, options), False
+        outputs, done = _outputs(guarded(work), chunks, config, until, options), False
         try:
             while (found := _next(outputs)) is not None:
                 self._last_use = (os.getpid(), time.monotonic())
@@ -137,6 +141,8 @@ def _next(outputs: Iterator[tuple[bool, Any]]) -> tuple[bool, Any] | None:
     """The next of `outputs`, None at their end; the engine's own errors in our words."""
     try:
         return next(outputs, None)
+    except RunTimeoutError:  # an OSError, too
+        raise
     except BrokenExecutor as error:
         raise WorkerDiedError(f"a worker process of loky was lost: {_first_line(error)}") from error
     except (pickle.PicklingError, TypeError, AttributeError) as error:  # the work's own errors come as results
@@ -168,18 +174,27 @@ def _first_line(error: BaseException) -> str:
 
 
 def _outputs(
-    run: Callable[[Any], Any], chunks: Iterable[Any], config: dict[str, Any], options: dict[str, Any]
-) -> Generator[Any, None, None]:
+    run: Callable[[Any], Any], chunks: Iterable[Any], config: dict[str, Any], until: float | None,
+    options: dict[str, Any],
+) -> Generator[Any, None, None]:  # fmt: skip
     """What `run` gives for each chunk, as it comes."""
+    from multiprocessing import TimeoutError as WaitedTooLongError
+
     import joblib
 
     outputs = None
     try:
         with joblib.parallel_config(**config):
-            parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, **options)
+            parallel = joblib.Parallel(
+                return_as="generator_unordered", batch_size=1, timeout=left_s(until), **options
+            )  # fmt: skip
             outputs = parallel(joblib.delayed(run)(chunk) for chunk in chunks)
-        for output in outputs:  # noqa: UP028 - "yield from" would let joblib close, and warn, before we do
+        for output in outputs:
             yield output
+            parallel.timeout = left_s(until)  # of the wait for the next one; joblib reads it again and again
+    except WaitedTooLongError:  # joblib's, or the work's own
+        left_s(until)
+        raise
     finally:
         if outputs is not None:
             _close(outputs)

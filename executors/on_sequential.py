@@ -8,7 +8,7 @@ from typing import Any
 
 from .base import Capabilities
 from .errors import BackendUnavailableError
-from .mapping import MapExecutor, Method, as_worker
+from .mapping import MapExecutor, Method, as_worker, left_s
 
 
 class SequentialExecutor(MapExecutor):
@@ -30,13 +30,16 @@ class SequentialExecutor(MapExecutor):
 
     def run_chunks(
         self, work: Callable[[Any], Any], chunks: Iterable[Any], *, method: str = "", n_jobs: int = 1,
-        native_threads: int = 1, **options: Any,
+        native_threads: int = 1, until: float | None = None, **options: Any,
     ) -> Iterator[Any]:  # fmt: skip
         """See `MapExecutor.run_chunks`; order is kept, and `n_jobs` and `native_threads` have no meaning here."""
         self.check_options(options)
         self.method(method)
         del n_jobs, native_threads
-        yield from map(as_worker(work), chunks)
+        inside = as_worker(work)
+        for chunk in chunks:
+            left_s(until)
+            yield inside(chunk)
 
 
 EXECUTOR = SequentialExecutor

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import map_workers as w
 import numpy as np
@@ -13,7 +14,7 @@ import pointsman as pm
 import pytest
 from pointsman.executors import mapping, on_joblib, registry
 from pointsman.executors.base import Capabilities, Variant
-from pointsman.executors.errors import UnsupportedError
+from pointsman.executors.errors import RunTimeoutError, UnsupportedError
 from pointsman.executors.mapping import MapExecutor, Method, WorkerDiedError, each, map_methods
 from pointsman.executors.table import BACKENDS
 from pointsman.telemetry.outcome import Failure
@@ -68,6 +69,19 @@ def test_results_of_any_type_come_in_the_order_of_the_items(variant, chunk_size)
 def test_any_iterable_is_mapped(variant, items):
     items = list(items)
     assert run(variant, w.square, iter(items)) == [x * x for x in items]
+
+
+@pytest.mark.parametrize("variant", WAYS)
+def test_nothing_is_waited_for_when_the_time_of_a_run_is_over(variant):
+    """What was done until then has been given; a chunk in another process or on another thread is left behind."""
+    parallel = WAYS[variant][1].parallel
+    given = [(0, [0.0]), (1, [2.0 if parallel else 0.4]), (2, [0.0]), (3, [0.0])]
+    done = []
+    until = time.monotonic() + (1.5 if WAYS[variant][1].ships else 0.3)
+    with pytest.raises(RunTimeoutError):
+        done.extend(found[0] for found in chunks(variant, each(time.sleep), given, until=until))
+    assert 0 in done
+    assert 1 not in done if parallel else 3 not in done
 
 
 @pytest.mark.parametrize("variant", WAYS)
