@@ -18,8 +18,10 @@ if TYPE_CHECKING:
         BackendUnavailableError,
         NoCandidateError,
         PointsmanError,
+        RunTimeoutError,
         UnsupportedError,
     )
+    from pointsman.executors.monte_carlo_backend import MonteCarloBackend
     from pointsman.executors.registry import (
         get_backend,
         list_backends,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
         register_backend,
     )
     from pointsman.executors.table import BackendType
+    from pointsman.kernels import reducers as reducers
     from pointsman.kernels.calibrate import calibrate
     from pointsman.kernels.map import map as map
     from pointsman.kernels.monte_carlo import (
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
         replay,
         run_monte_carlo,
     )
+    from pointsman.kernels.recommended import get_recommended_backend
     from pointsman.kernels.run import bind, run
     from pointsman.kernels.simulations import FailedSimulation
     from pointsman.selector.adaptive import adaptive
@@ -68,11 +72,13 @@ __all__ = [
     "Failure",
     "HistoryWarning",
     "IntelligentBackendSelector",
+    "MonteCarloBackend",
     "MonteCarloInfo",
     "NoCandidateError",
     "Operation",
     "PointsmanError",
     "Portable",
+    "RunTimeoutError",
     "UnsupportedError",
     "Variant",
     "WorkloadCharacteristics",
@@ -86,8 +92,10 @@ __all__ = [
     "export_lock",
     "flush",
     "get_backend",
+    "get_recommended_backend",
     "list_backends",
     "print_backend_info",
+    "reducers",
     "register_backend",
     "register_operation",
     "replay",
@@ -110,11 +118,13 @@ _HOMES = {
     "Failure": "telemetry.outcome",
     "HistoryWarning": "telemetry.history",
     "IntelligentBackendSelector": "selector.selector",
+    "MonteCarloBackend": "executors.monte_carlo_backend",
     "MonteCarloInfo": "kernels.monte_carlo",
     "NoCandidateError": "executors.errors",
     "Operation": "selector.operations",
     "PointsmanError": "executors.errors",
     "Portable": "selector.portable",
+    "RunTimeoutError": "executors.errors",
     "UnsupportedError": "executors.errors",
     "Variant": "executors.base",
     "WorkloadCharacteristics": "selector.workload",
@@ -128,9 +138,11 @@ _HOMES = {
     "export_lock": "selector.pinning",
     "flush": "selector.shared",
     "get_backend": "executors.registry",
+    "get_recommended_backend": "kernels.recommended",
     "list_backends": "executors.registry",
     "map": "kernels.map",  # not in __all__: a star import must not replace Python's own
     "print_backend_info": "executors.registry",
+    "reducers": "kernels.reducers",  # the module itself
     "register_backend": "executors.registry",
     "register_operation": "selector.operations",
     "replay": "kernels.monte_carlo",
@@ -142,13 +154,15 @@ _HOMES = {
     "use": "selector.settings",
     "warmup": "selector.warmup",
 }
+_MODULES = frozenset({"reducers"})
 
 
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'pointsman' has no attribute {name!r}; public names: {', '.join(_HOMES)}")
-    value = getattr(importlib.import_module(f"pointsman.{home}"), name)
+    module = importlib.import_module(f"pointsman.{home}")
+    value = module if name in _MODULES else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 from ..telemetry import hardware
 from ..telemetry.outcome import Failure
 from . import registry
+from .above import OFFERED
 from .base import Executor, Variant
 from .errors import PointsmanError, RunTimeoutError
 
@@ -128,6 +129,35 @@ class MapExecutor(Executor):
                 out[first : first + len(results)] = results
         return out
 
+    @property
+    def description(self) -> str:
+        """One line for listings."""
+        return registry.row(self.name).hint
+
+    def is_available(self) -> bool:
+        """Whether it can be used here and now, as far as is known without importing its library."""
+        return registry.available(self.name) is None
+
+    def get_capabilities(self) -> dict[str, Any]:
+        """What it can do, and which options it takes: plain data."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "available": self.is_available(),
+            "parallel": any(method.parallel for method in self.methods),
+            "processes": any(method.ships for method in self.methods),
+            "methods": [method.name for method in self.methods if method.name],
+            "options": {**COMMON, **self.options},
+        }
+
+    def run_monte_carlo(self, *args: Any, **kwargs: Any) -> Any:
+        """`pointsman.run_monte_carlo` on this backend."""
+        if kwargs.setdefault("backend", self.name).partition("/")[0] != self.name:
+            raise ValueError(
+                f"backend: found {kwargs['backend']!r} in a run that is to be on {self.name}; leave it out"
+            )
+        return OFFERED["run_monte_carlo"](*args, **kwargs)
+
     def turn(self, method: Method) -> AbstractContextManager[Any]:  # noqa: ARG002 (most need none)
         """Held around `run_chunks` and the use of its results: threads that cannot share workers take turns."""
         return nullcontext()
@@ -229,10 +259,10 @@ def workers(n_jobs: int | None) -> int:
 # no use for pointsman does not import it, which takes 0.1 s.
 
 
-def each(worker: Callable[[Any], Any]) -> Callable[[Chunk], tuple[int, list[Any], float, float]]:
+def each(worker: Callable[[Any], Any], noted: bool = True) -> Callable[[Chunk], tuple[int, list[Any], float, float]]:
     """`worker` for a chunk: (place of the first item, results, time of begin by `perf_counter`, seconds of work).
 
-    An exception gets a note that names its item.
+    An exception gets a note that names its item, unless it is not `noted`.
     """
 
     def work(chunk: Any) -> tuple[int, list[Any], float, float]:
@@ -247,7 +277,7 @@ def each(worker: Callable[[Any], Any]) -> Callable[[Chunk], tuple[int, list[Any]
             raise RuntimeError(f"the worker raised StopIteration at item {first + len(out)} of the map") from error
         except Exception as error:
             note = f"pointsman: raised by item {first + len(out)} of the map"
-            if note not in getattr(error, "__notes__", ()):  # an instance that a worker keeps comes again and again
+            if noted and note not in getattr(error, "__notes__", ()):  # one that a worker keeps comes again and again
                 error.add_note(note)
             raise
         return first, out, began, perf_counter() - began

@@ -130,8 +130,6 @@ class JoblibExecutor(MapExecutor):
                 yield result
             done = True
         finally:
-            if not done:
-                _stop_feeding()
             outputs.close()
             if not done:
                 self._last_use = None  # joblib has killed them
@@ -182,7 +180,7 @@ def _outputs(
 
     import joblib
 
-    outputs = None
+    outputs, ended = None, False
     try:
         with joblib.parallel_config(**config):
             parallel = joblib.Parallel(
@@ -192,10 +190,13 @@ def _outputs(
         for output in outputs:
             yield output
             parallel.timeout = left_s(until)  # of the wait for the next one; joblib reads it again and again
+        ended = True
     except WaitedTooLongError:  # joblib's, or the work's own
         left_s(until)
         raise
     finally:
+        if not ended and config["backend"] == "loky":
+            _stop_feeding()
         if outputs is not None:
             _close(outputs)
 

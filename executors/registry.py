@@ -329,7 +329,8 @@ def _loaded(name: str) -> tuple[Row, Executor]:
 
 def _row_of(found: Executor, otherwise: str, more: str = "") -> Row:
     """The line of a user's own backend, read off its class."""
-    hint = (found.__doc__ or otherwise).strip().partition("\n")[0]
+    told = vars(type(found)).get("description")
+    hint = (told if isinstance(told, str) else found.__doc__ or otherwise).strip().partition("\n")[0]
     return Row("", "", hint + more, str(getattr(found, "library", "")), float(getattr(found, "import_s", 0.0)))
 
 
@@ -343,6 +344,8 @@ def _validated(name: str, given: Executor | type[Executor]) -> Executor:
         given = given()
     if not isinstance(given, Executor):
         raise TypeError(f"backend {name!r}: expected an Executor or a subclass of it, got {type(given).__qualname__}")
+    if getattr(given, "name", None) == "":
+        given.name = name
     if getattr(given, "name", None) != name:
         raise ValueError(f"backend {name!r}: the executor calls itself {getattr(given, 'name', None)!r}; use one name")
     if not isinstance(getattr(given, "capabilities", None), Capabilities):

@@ -8,8 +8,8 @@ from typing import Any, Literal, TypeVar, overload
 
 from ..executors.mapping import listed, whole, workers
 from .map_info import MapInfo
-from .map_pilot import Run
-from .map_run import Job
+from .map_pilot import Listed, Run
+from .map_run import How, Job
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -83,12 +83,12 @@ def map(
     """
     started = time.perf_counter()
     check(worker, backend, n_jobs, prefer, chunk_size, native_threads)
-    run = Run(worker, listed(items))
-    info = MapInfo(len(run.items))
-    job = Job(run, info, n_jobs, prefer, chunk_size, native_threads, rerun, options)
-    results = job.automatic() if backend == "auto" else job.named(str(backend))
+    given = listed(items)
+    sink = Listed(len(given))
+    run, info = Run(worker, given, sink), MapInfo(len(given))
+    Job(run, info, How(n_jobs, prefer, chunk_size, native_threads, rerun, options=options)).do(backend)
     info.seconds = time.perf_counter() - started
-    return (results, info) if return_info else results
+    return (sink.out, info) if return_info else sink.out
 
 
 def check(

@@ -7,10 +7,11 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from ..executors.mapping import chunked, each
 from ..selector.maps import Facts
 
 SHORT_S = 0.02
@@ -29,30 +30,85 @@ WEIGH_S, WEIGH_SHARE = 0.005, 0.25
 TOO_HEAVY = 1 << 40
 
 
+class Sink(Protocol):
+    """Where the results of a run go."""
+
+    enough: bool  # nothing more need be run
+    streams: bool  # wants results as they come: in place, in blocks of `BLOCK_S`
+
+    def go_on(self) -> None:
+        """Called before each block in place; raises where the run must not go on."""
+
+    def take(self, place: int, results: list[Any]) -> None:
+        """Results of the items from `place` on, run in place."""
+
+    def receive(self, place: int, found: Any) -> None:
+        """What the chunk from `place` on gave in a worker."""
+
+    def work(self, worker: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """`worker` for a chunk, as workers run it: gives (place, found, time of begin, seconds)."""
+
+    def cut(self, items: Sequence[Any], first: int, size: int) -> Iterator[Any]:
+        """`items` from `first` on in chunks of about `size`."""
+
+
+class Listed:
+    """Results in a list, in the order of the items."""
+
+    __slots__ = ("enough", "out", "streams")
+
+    def __init__(self, items: int) -> None:
+        self.out: list[Any] = [None] * items
+        self.enough = self.streams = False
+
+    def go_on(self) -> None:
+        """No reason not to."""
+
+    def take(self, place: int, results: list[Any]) -> None:
+        """See `Sink.take`."""
+        self.out[place : place + len(results)] = results
+
+    receive = take
+
+    def work(self, worker: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """See `Sink.work`."""
+        return each(worker)
+
+    def cut(self, items: Sequence[Any], first: int, size: int) -> Iterator[Any]:
+        """See `Sink.cut`."""
+        return chunked(items, size, first)
+
+
 class Run:
     """Items being run one after the other in the caller's thread.
 
     Parameters
     ----------
     worker, items : what to run on what.
+    sink : takes the results; None: a list.
     clock : wall seconds.
+    noted : whether an exception gets a note that names the place of its item.
     """
 
-    __slots__ = ("clock", "item_s", "items", "out", "worker")
+    __slots__ = ("_sample", "clock", "done", "item_s", "items", "noted", "sink", "worker")
 
     def __init__(
-        self, worker: Callable[[Any], Any], items: Sequence[Any], clock: Callable[[], float] = time.perf_counter
-    ) -> None:
+        self, worker: Callable[[Any], Any], items: Sequence[Any], sink: Sink | None = None,
+        clock: Callable[[], float] = time.perf_counter, noted: bool = True,
+    ) -> None:  # fmt: skip
         self.worker = worker
         self.items = items
+        self.sink: Sink = Listed(len(items)) if sink is None else sink
         self.clock = clock
-        self.out: list[Any] = []
+        self.noted = noted
+        self.done = 0
         self.item_s = 0.0  # of the latest block
+        self._sample: Any = None  # the first result of the latest block
 
     @property
     def left(self) -> int:
-        """Items that have not run."""
-        return len(self.items) - len(self.out)
+        """Items that have not run, and still should."""
+        return 0 if self.sink.enough else len(self.items) - self.done
 
     @property
     def left_s(self) -> float:
@@ -61,24 +117,31 @@ class Run:
 
     def block(self, size: int) -> None:
         """Run the next `size` items, or as many as there are."""
-        worker, out = self.worker, self.out
-        first = len(out)
+        self.sink.go_on()
+        worker, first, out = self.worker, self.done, list[Any]()
         started = self.clock()
         try:
             for item in self.items[first : first + size]:
-                out.append(worker(item))  # a failure leaves what came before it
+                out.append(worker(item))
         except StopIteration as error:  # it would end an iterator somewhere on its way, and results with it
-            raise RuntimeError(f"the worker raised StopIteration at item {len(out)} of the map") from error
+            raise RuntimeError(f"the worker raised StopIteration at item {first + len(out)} of the map") from error
         except Exception as error:
-            note = f"pointsman: raised by item {len(out)} of the map"
-            if note not in getattr(error, "__notes__", ()):  # an instance that a worker keeps comes again and again
+            note = f"pointsman: raised by item {first + len(out)} of the map"
+            if self.noted and note not in getattr(
+                error, "__notes__", ()
+            ):  # an instance that a worker keeps comes again and again
                 error.add_note(note)
             raise
-        self.item_s = (self.clock() - started) / (len(out) - first or 1)
+        finally:  # a failure leaves what came before it
+            self.item_s = (self.clock() - started) / (len(out) or 1)
+            self.done = first + len(out)
+            if out:
+                self._sample = out[0]
+                self.sink.take(first, out)
 
     def until(self, seconds: float) -> int:
         """Items that take about so many seconds; at most eight times as many as have run."""
-        most = 8 * len(self.out) or 1
+        most = 8 * self.done or 1
         return max(1, min(most, int(seconds / self.item_s))) if self.item_s > 0.0 else most
 
     def watched(self, known: Facts | None) -> Facts:
@@ -87,21 +150,21 @@ class Run:
         beat = Beat() if shares is None else None
         if beat is not None:
             beat.start()
-        own, everyone, first = time.thread_time(), time.process_time(), len(self.out)
+        own, everyone, first = time.thread_time(), time.process_time(), self.done
         queued = core_wait_s()
         try:
             self.block(max(1, int(WATCH_S / self.item_s)) if self.item_s > 0.0 else 1)
         finally:
             if beat is not None:
                 shares = beat.stop()
-        ran = len(self.out) - first
+        ran = self.done - first
         cpu_s, own_s = (time.process_time() - everyone) / ran, (time.thread_time() - own) / ran
         if core_wait_s() - queued > CROWDED * ran * self.item_s:  # the beat came late, or items slow, for that reason
             shares, cpu_s = known.shares if known is not None else None, max(cpu_s, self.item_s)
         nbytes = 0
         if self.left_s >= SHORT_S:  # else nobody asks
             within_s = max(WEIGH_S, WEIGH_SHARE * self.item_s)
-            nbytes = _shipped(self.items[first], within_s) + _shipped(self.out[first], within_s)
+            nbytes = _shipped(self.items[first], within_s) + _shipped(self._sample, within_s)
         return Facts(self.item_s, cpu_s, own_s, shares, nbytes)
 
 

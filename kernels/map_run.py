@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..executors import mapping, registry
 from ..executors.errors import NoCandidateError
 from ..executors.fallback import Attempt, run_chain
-from ..executors.mapping import HERE, Chunk, MapExecutor, Method, chunked, cores, each, map_methods, workers
+from ..executors.mapping import HERE, Chunk, MapExecutor, Method, chunked, cores, map_methods, workers
 from ..selector import maps, settings
 from ..selector.engine import Choice, Engine
 from ..selector.failures import classify, import_outcome
-from ..selector.maps import Facts, MapRequest
+from ..selector.maps import WAITS, Facts
 from ..selector.shared import default_selector
 from ..telemetry.load import LoadMeter
 from ..telemetry.outcome import Failure, Outcome, Site
+from .map_choice import LONGEST_S, chunk_size, nothing_left, request_of, resited
 from .map_info import MapInfo
 from .map_pilot import BLOCK_S, SHORT_S, Run, pilot
 from .map_worker import key, scoped, worker_name
 
-CHUNK_COST = 100.0
-"""A chunk takes at least so many times what handing it over costs."""
 CHANGED = 1.5
 """A rest that has become longer than expected by this factor is decided about anew."""
 KNOWN_S = 0.005
@@ -41,21 +41,26 @@ TOO_SHORT = "the run is too short to repay a pool"
 _KNOWN: dict[Any, Facts] = {}
 
 
-class Job:
-    """One call of `map`; used once."""
+@dataclass(frozen=True)
+class How:
+    """How the caller wants a map to be run; see `map`. `until`: a time by `time.monotonic` when it must have ended."""
 
-    def __init__(
-        self, run: Run, info: MapInfo, n_jobs: int | None, prefer: str | None, chunk_size: int | None,
-        native_threads: int, rerun: bool, options: dict[str, Any],
-    ) -> None:  # fmt: skip
-        self._run = run
+    n_jobs: int | None = None
+    prefer: str | None = None
+    chunk_size: int | None = None
+    native_threads: int = 1
+    rerun: bool = True
+    until: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Job:
+    """One call of `map`; used once. The results go to the sink of `run`."""
+
+    def __init__(self, run: Run, info: MapInfo, how: How) -> None:
+        self.run = run
         self._info = info
-        self._n_jobs = n_jobs
-        self._prefer = prefer
-        self._chunk_size = chunk_size
-        self._native_threads = native_threads
-        self._rerun = rerun
-        self._options = options
+        self._how = how
         self._rule = ""
         self._free: int | None = None  # cores that others leave; None: not looked
         self._against: dict[str, str] = {}
@@ -68,22 +73,30 @@ class Job:
     def check(self, backend: str) -> MapExecutor | None:
         """The executor that `backend` names, None for "auto"; errors for what is unknown, and for unknown options."""
         if backend == "auto":
-            if self._options:
-                raise maps.no_option(next(iter(self._options)))
+            if self._how.options:
+                raise maps.no_option(next(iter(self._how.options)))
             return None
         executor = maps.executor_named(backend)
-        executor.check_options(self._options)
+        executor.check_options(self._how.options)
         return executor
 
     # ------------------------------------------------------------------------------------------ the two ways in
 
-    def automatic(self) -> list[Any]:
+    def do(self, backend: str) -> None:
+        """Run all items, where `backend` says."""
+        if backend == "auto":
+            self._automatic()
+        else:
+            self._named(backend)
+
+    def _automatic(self) -> None:
         """Pilot, then decide."""
-        run = self._run
+        run = self.run
         self.check("auto")
         why = self._why_here(asked=False)
         if why is not None:
-            return self._in_place(why)
+            self._in_place(why)
+            return
         HERE.inside = True
         try:
             known = _KNOWN.get(key(run.worker)) if _KNOWN else None
@@ -91,13 +104,13 @@ class Job:
             if _plain() and (known is None or known.item_s < KNOWN_S):
                 facts = pilot(run, known)
                 if facts is None:
-                    return self._in_place(TOO_SHORT)
+                    self._in_place(TOO_SHORT)
+                    return
             self._settle(facts or Facts(0.0))
         finally:
             HERE.inside = False
-        return run.out
 
-    def named(self, backend: str) -> list[Any]:
+    def _named(self, backend: str) -> None:
         """All items on the backend or variant that was asked for."""
         executor = self.check(backend)
         why = self._why_here(asked=True)
@@ -107,36 +120,36 @@ class Job:
             missing = registry.available(backend.partition("/")[0])
             if missing is not None:
                 self._choose(Facts(0.0), backend)  # the error that says what to install
-            return self._in_place(why)
-        choice = self._choose(_KNOWN.get(key(self._run.worker)) or Facts(0.0), backend)
+            self._in_place(why)
+            return
+        choice = self._choose(_KNOWN.get(key(self.run.worker)) or Facts(0.0), backend)
         self._rule, self._info.reason = choice.decision.rule, "it was asked for"
-        self._pool(choice, choice.decision.variant)
-        return self._run.out
+        if self.run.left:
+            self._pool(choice, choice.decision.variant)
 
     def _why_here(self, *, asked: bool) -> str | None:
         """None, or the sentence why no worker is started whatever the items cost."""
-        if len(self._run.items) < 2:
+        if len(self.run.items) < 2:
             return "there is nothing to share out"
-        if self._n_jobs is not None and workers(self._n_jobs) == 1:
+        if self._how.n_jobs is not None and workers(self._how.n_jobs) == 1:
             return "one worker at a time was asked for"
         return mapping.why_in_place(asked=asked)
 
-    def _in_place(self, reason: str) -> list[Any]:
-        run, info = self._run, self._info
+    def _in_place(self, reason: str) -> None:
+        run, info = self.run, self._info
         before, HERE.inside = HERE.inside, HERE.inside or len(run.items) > 1  # a single item may well map in parallel
         try:
-            if run.left:
-                run.block(run.left)
+            while run.left:
+                run.block(run.until(BLOCK_S) if run.sink.streams else run.left)
         finally:
             HERE.inside = before
-        info.reason, info.in_place, info.item_s = reason, len(run.out), run.item_s
-        return run.out
+        info.reason, info.in_place, info.item_s = reason, run.done, run.item_s
 
     # ------------------------------------------------------------------------------------------ deciding
 
     def _settle(self, facts: Facts) -> None:
         """Decide about what is left, and do it; anew where it turns out to be longer than it looked."""
-        while self._run.left:
+        while self.run.left:
             choice = self._choose(facts)
             trial = default_selector()._engine.take_trial(choice) if choice.tickets else None
             variant, self._rule = trial or choice.decision.variant, "explore" if trial else choice.decision.rule
@@ -144,7 +157,7 @@ class Job:
             if not maps.executor_of(variant)[1].parallel:
                 facts = self._go_on(choice)
             elif self._doubtful(choice, variant):
-                found = pilot(self._run, None)
+                found = pilot(self.run, None)
                 if found is None:
                     self._in_place(TOO_SHORT)
                     return
@@ -158,9 +171,9 @@ class Job:
 
         What was known is of other items: nobody wants a pool started for small ones.
         """
-        run, candidate = self._run, choice.decision.candidate(variant)
-        known_s = _facts(choice).item_s
-        if run.out or candidate is None or candidate.cold_s <= known_s or self._rule in ("required", "override"):
+        run, candidate = self.run, choice.decision.candidate(variant)
+        known_s = request_of(choice).facts.item_s
+        if run.done or candidate is None or candidate.cold_s <= known_s or self._rule in ("required", "override"):
             return False
         run.block(1)
         return 2.0 * run.item_s < known_s
@@ -170,7 +183,7 @@ class Job:
 
         Items run in place while the cores are watched, and nothing is lost by it.
         """
-        run, candidate, request = self._run, choice.decision.candidate(variant), _request(choice)
+        run, candidate, request = self.run, choice.decision.candidate(variant), request_of(choice)
         if candidate is None or not candidate.cold_s or self._rule in ("required", "override", "explore"):
             return False
         if not request.methods[variant].ships:
@@ -182,7 +195,7 @@ class Job:
                 run.block(run.until(LOOK_S - spent))
             others = meter.read().other_cores
             self._free = max(1, min(cores(), round((os.cpu_count() or 1) - others)))
-            self._info.in_place = len(run.out)
+            self._info.in_place = run.done
             return True
         gain_s = request.items * request.facts.item_s - candidate.prediction.seconds
         if candidate.prediction.evidence or gain_s > START_MARGIN * candidate.cold_s:
@@ -196,23 +209,24 @@ class Job:
         past, measured = maps.remembered(engine.history.state, name)
         if not facts.item_s and past is not None:
             facts = past
-        against = maps.objections(facts, self._prefer, measured, asked=require, patient=not _plain())
-        jobs, free = workers(self._n_jobs), self._free or cores()
+        against = maps.objections(facts, self._how.prefer, measured, asked=require, patient=not _plain())
+        jobs, free = workers(self._how.n_jobs), self._free or cores()
         against |= self._against | self._never
-        request = maps.request(name, self._run.left, facts, jobs, free, against=against, require=require)
+        request = maps.request(name, self.run.left, facts, jobs, free, against=against, require=require)
         choice = engine.choose(request)
         engine.adopt(choice)
         self._info.decision, self._info.item_s = choice.decision, facts.item_s
         return choice
 
     def _name(self) -> str:
-        return f"{maps.FAMILY}:{worker_name(self._run.worker)}"
+        size = self._how.chunk_size  # chunks of another size are another thing to learn
+        return f"{maps.FAMILY}:{worker_name(self.run.worker)}" + (f" by {size}" if size else "")
 
     def _go_on(self, choice: Choice) -> Facts:
         """Go on in place; what is known of an item, when all is done or it has changed."""
-        run, info, facts = self._run, self._info, _facts(choice)
+        run, info, facts = self.run, self._info, request_of(choice).facts
         began, bound, surprises = time.perf_counter(), CHANGED * facts.item_s or math.inf, 0
-        learned = facts
+        first, learned = run.done, facts
         while run.left:
             run.block(run.until(BLOCK_S))
             # Two blocks in a row: a single one may just have been stalled by a neighbour.
@@ -224,8 +238,10 @@ class Job:
             if self._free is not None and self._free < cores() and time.perf_counter() - began > LOOK_AGAIN_S:
                 self._free = None
                 break
-        info.variant, info.in_place = "sequential", len(run.out)
+        info.variant, info.in_place = "sequential", run.done
         if not run.left:
+            if run.done < len(run.items):  # enough was done before the end
+                choice = resited(choice, "sequential", run.done - first, facts)
             self._record(choice, "sequential", time.perf_counter() - began)
             _remember(run.worker, facts)
         return learned
@@ -234,13 +250,18 @@ class Job:
 
     def _pool(self, choice: Choice, chosen: str) -> None:
         """Run what is left on workers; where they fail in a listed way, on what comes next."""
-        run, info = self._run, self._info
-        first, done = len(run.out), dict[int, list[Any]]()
+        run, info = self.run, self._info
+        first, done = run.done, set[int]()
         _, method = maps.executor_of(chosen)
-        size = self._chunk_size or _chunk_size(choice, method)
-        chunks = list(chunked(run.items, size, first))
+        if self._how.chunk_size:
+            size = self._how.chunk_size
+            chunks = list(chunked(run.items, size, first))
+        else:
+            left_s = math.inf if self._how.until is None else max(0.0, self._how.until - time.monotonic())
+            size = chunk_size(choice, method, min(LONGEST_S, left_s / 10))
+            chunks = list(run.sink.cut(run.items, first, size))
         info.variant, info.in_place = chosen, first
-        info.n_jobs, info.chunks, info.chunk_size = _request(choice).jobs, len(chunks), size
+        info.n_jobs, info.chunks, info.chunk_size = request_of(choice).jobs, len(chunks), size
 
         def attempt(variant: str) -> Attempt:
             left = [chunk for chunk in chunks if chunk[0] not in done]
@@ -255,16 +276,15 @@ class Job:
                 raise  # the worker's own
             rest = self._after(choice, chosen, method)
             if not rest:
-                raise self._nothing_left(choice) from nothing
+                raise nothing_left(choice, self._info.failures) from nothing
             info.variant = rest[0]
             try:
                 run_chain([attempt(rest[0])], on_outcome=told)
             except NoCandidateError as again:
                 if len(info.failures) < 2:
                     raise
-                raise self._nothing_left(choice) from again
-        for place in sorted(done):
-            run.out += done[place]
+                raise nothing_left(choice, self._info.failures) from again
+        run.done = len(run.items)
 
     def _after(self, choice: Choice, failed: str, method: Method) -> list[str]:
         """Where to go on after a failure.
@@ -272,47 +292,51 @@ class Job:
         What killed a worker process would kill this one, so its items get one more process and never run in place.
         """
         if self._info.failures[-1][1] is Failure.DRIVER:
-            return [failed] if method.ships and self._rerun else []
+            return [failed] if method.ships and self._how.rerun else []
         names = [name for name in choice.decision.chain if name != failed]
         return [name for name in names if not maps.executor_of(name)[1].parallel] or names[:1]
 
-    def _attempt(self, choice: Choice, variant: str, chunks: list[Chunk], done: dict[int, list[Any]]) -> None:
-        engine, request = default_selector()._engine, _request(choice)
+    def _attempt(self, choice: Choice, variant: str, chunks: list[Chunk], done: set[int]) -> None:
+        engine, request = default_selector()._engine, request_of(choice)
         executor, method = maps.executor_of(variant)
         _, import_s = registry.ensure(executor.name)
         if import_s:
             self._keep(engine, import_outcome(executor.name, import_s, engine.history.now()))
-        work, wish = each(self._run.worker), settings.scope()
+        sink, how = self.run.sink, self._how
+        work, wish = sink.work(self.run.worker), settings.scope()
         if method.ships and wish is not None and not registry.executor(wish).capabilities.map:
             work = scoped(work, wish)
         with executor.turn(method):
-            cold, busy, begin = not executor.running(method), 0.0, math.inf
-            started = time.perf_counter()
+            cold, busy, begin, items = not executor.running(method), 0.0, math.inf, 0
+            started, cpu_s = time.perf_counter(), time.process_time()
+            feed = itertools.takewhile(lambda _: not sink.enough, chunks)
+            sizes = {place: len(part) for place, part in chunks}
             runs = executor.run_chunks(
-                work, chunks, method=method.name, n_jobs=request.jobs, native_threads=self._native_threads,
-                **self._options,
+                work, feed, method=method.name, n_jobs=request.jobs, native_threads=how.native_threads, until=how.until,
+                **how.options,
             )  # fmt: skip
-            for place, results, began, seconds in runs:
-                done[place] = results
+            for place, found, began, seconds in runs:
+                sink.receive(place, found)
+                done.add(place)
+                items += sizes[place]
                 busy += seconds
                 begin = min(begin, began)
-            took = time.perf_counter() - started
-        items = sum(len(items) for _, items in chunks)
+            took, cpu_s = time.perf_counter() - started, time.process_time() - cpu_s
         start_s = min(max(0.0, begin - started), took) if cold else 0.0
         if cold:
             executor.started(method, start_s)
             start = Outcome(Site("import", variant, "", "", ""), engine.history.now(), start_s, import_s=start_s)
             self._keep(engine, start)
         facts = request.facts
-        if not facts.item_s:
+        if not facts.item_s and items:
+            if not method.ships and cpu_s > WAITS * took:  # threads that took turns waited for the interpreter as well
+                busy = min(busy, cpu_s)
             facts = Facts(busy / items, busy / items, busy / items, None, facts.item_bytes)
-            measured = maps.request(
-                request.operation, items, facts, request.jobs, request.cores, against={}, require=request.require
-            )
-            choice = replace(choice, sites={**choice.sites, variant: measured.site(choice.variants[variant])})
             self._info.item_s = facts.item_s
+        if facts is not request.facts or items != request.items:
+            choice = resited(choice, variant, items, facts)
         self._record(choice, variant, took - start_s)
-        _remember(self._run.worker, facts)
+        _remember(self.run.worker, facts)
 
     # ------------------------------------------------------------------------------------------ telling
 
@@ -339,20 +363,6 @@ class Job:
         if engine.learning and engine.settings().mode != "off":
             engine.history.record(outcome)
 
-    def _nothing_left(self, choice: Choice) -> NoCandidateError:
-        """The error that lists what was tried, and what was not and why."""
-        info = self._info
-        lines = [f"  {name}: {failure} ({message})" for name, failure, message in info.failures]
-        lines += [f"  {name}: not tried, {why}" for name, why in choice.decision.excluded]
-        if info.failures[-1][1] is Failure.DRIVER:
-            lines.append(
-                "  sequential: not tried, for what kills a worker process kills this one. backend='sequential' does "
-                "run it here."
-            )
-        error = NoCandidateError("\n".join([f"{choice.request.describe()}: not all items gave a result:", *lines]))
-        error.failures = info.failures
-        return error
-
 
 # ---------------------------------------------------------------------------------------------- small questions
 
@@ -370,24 +380,3 @@ def _plain() -> bool:
     if any(name is not None and registry.executor(name).capabilities.map for name in wishes):
         return False
     return "sequential" not in now.disable
-
-
-def _request(choice: Choice) -> MapRequest:
-    request = choice.request
-    assert isinstance(request, MapRequest)
-    return request
-
-
-def _facts(choice: Choice) -> Facts:
-    return _request(choice).facts
-
-
-def _chunk_size(choice: Choice, method: Method) -> int:
-    """Items a chunk: enough to make handing over cheap, few enough to keep all workers busy to the end."""
-    request = _request(choice)
-    fair = max(1, math.ceil(request.items / request.jobs))
-    even = max(1, math.ceil(request.items / (mapping.CHUNKS_A_WORKER * request.jobs)))
-    item_s = request.facts.item_s
-    if not item_s:
-        return even
-    return min(fair, max(math.ceil(CHUNK_COST * method.chunk_s / item_s), math.ceil(even / 2)))

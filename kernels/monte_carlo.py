@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, overload
 
-from ..executors.mapping import HERE, whole
+from ..executors.errors import RunTimeoutError
+from ..executors.mapping import HERE, Method, whole
 from ..executors.native import held
+from .collect import LEAF, Collector
 from .map import check
 from .map_info import MapInfo
 from .map_pilot import Run
-from .map_run import Job
+from .map_run import How, Job
+from .progress import shown
+from .reducers import reducer_of
 from .simulations import SEEDS, FailedSimulation, Root, generators, root_of, simulation
 
 R = TypeVar("R")
@@ -33,17 +39,25 @@ class MonteCarloInfo(MapInfo):
     ----------
     seed : the seed that was used, drawn where none was given: the same seed gives the same results.
     spawn_key : of the `SeedSequence` that was given; () for plain seeds.
+    done : simulations that the result stands for; less than `items` where `stop_when` ended the run.
+    resumed : how many of them were done already, by the checkpoint.
     failed : what stands in the results for simulations that raised, where failures were collected.
     """
 
     seed: int | tuple[int, ...] = 0
     spawn_key: tuple[int, ...] = ()
+    done: int = 0
+    resumed: int = 0
     failed: list[FailedSimulation] = field(default_factory=list)
 
     def explain(self) -> str:
         """The same as text for people."""
         key = f", spawn_key={self.spawn_key!r}" if self.spawn_key else ""
         told = [f"   seed {self.seed!r}{key}"]
+        if self.done < self.items:
+            told.append(f"   ended after {self.done} of {self.items} simulations: stop_when said that they were enough")
+        if self.resumed:
+            told.append(f"   {self.resumed} were done before, by the checkpoint")
         if self.failed:
             told.append(f"   {len(self.failed)} failed, the first: {self.failed[0].index}, {self.failed[0].error}")
         first, *rest = super().explain().splitlines()
@@ -56,38 +70,45 @@ class MonteCarloInfo(MapInfo):
 def run_monte_carlo(
     worker: Callable[..., R], n_simulations: int, worker_args: Sequence[Any] = (),
     worker_kwargs: Mapping[str, Any] | None = None, seed: Any = None, verbose: bool = False, backend: str = "auto", *,
-    seeds: str = "sequence", native_threads: int = 1, on_error: Literal["raise"] = "raise", retries: int = 0,
-    n_jobs: int | None = None, prefer: str | None = None, chunk_size: int | None = None, rerun: bool = True,
-    return_info: Literal[False] = False, **backend_options: Any,
+    on_error: Literal["raise"] = "raise", reduce: None = None, return_info: Literal[False] = False, **options: Any,
 ) -> list[R]: ...  # fmt: skip
 @overload
 def run_monte_carlo(
     worker: Callable[..., R], n_simulations: int, worker_args: Sequence[Any] = (),
     worker_kwargs: Mapping[str, Any] | None = None, seed: Any = None, verbose: bool = False, backend: str = "auto", *,
-    seeds: str = "sequence", native_threads: int = 1, on_error: Literal["raise"] = "raise", retries: int = 0,
-    n_jobs: int | None = None, prefer: str | None = None, chunk_size: int | None = None, rerun: bool = True,
-    return_info: Literal[True], **backend_options: Any,
+    on_error: Literal["raise"] = "raise", reduce: None = None, return_info: Literal[True], **options: Any,
 ) -> tuple[list[R], MonteCarloInfo]: ...  # fmt: skip
 @overload
 def run_monte_carlo(
     worker: Callable[..., R], n_simulations: int, worker_args: Sequence[Any] = (),
     worker_kwargs: Mapping[str, Any] | None = None, seed: Any = None, verbose: bool = False, backend: str = "auto", *,
-    seeds: str = "sequence", native_threads: int = 1, on_error: Literal["collect"], retries: int = 0,
-    n_jobs: int | None = None, prefer: str | None = None, chunk_size: int | None = None, rerun: bool = True,
-    return_info: Literal[False] = False, **backend_options: Any,
+    on_error: Literal["collect"], reduce: None = None, return_info: Literal[False] = False, **options: Any,
 ) -> list[R | FailedSimulation]: ...  # fmt: skip
 @overload
 def run_monte_carlo(
     worker: Callable[..., R], n_simulations: int, worker_args: Sequence[Any] = (),
     worker_kwargs: Mapping[str, Any] | None = None, seed: Any = None, verbose: bool = False, backend: str = "auto", *,
-    seeds: str = "sequence", native_threads: int = 1, on_error: Literal["collect"], retries: int = 0,
-    n_jobs: int | None = None, prefer: str | None = None, chunk_size: int | None = None, rerun: bool = True,
-    return_info: Literal[True], **backend_options: Any,
+    on_error: Literal["collect"], reduce: None = None, return_info: Literal[True], **options: Any,
 ) -> tuple[list[R | FailedSimulation], MonteCarloInfo]: ...  # fmt: skip
+@overload
+def run_monte_carlo(
+    worker: Callable[..., Any], n_simulations: int, worker_args: Sequence[Any] = (),
+    worker_kwargs: Mapping[str, Any] | None = None, seed: Any = None, verbose: bool = False, backend: str = "auto", *,
+    on_error: str = "raise", reduce: Any, return_info: Literal[False] = False, **options: Any,
+) -> Any: ...  # fmt: skip
+@overload
+def run_monte_carlo(
+    worker: Callable[..., Any], n_simulations: int, worker_args: Sequence[Any] = (),
+    worker_kwargs: Mapping[str, Any] | None = None, seed: Any = None, verbose: bool = False, backend: str = "auto", *,
+    on_error: str = "raise", reduce: Any, return_info: Literal[True], **options: Any,
+) -> tuple[Any, MonteCarloInfo]: ...  # fmt: skip
 def run_monte_carlo(
     worker: Callable[..., Any], n_simulations: int, worker_args: Sequence[Any] = (),
     worker_kwargs: Mapping[str, Any] | None = None, seed: Any = None, verbose: bool = False, backend: str = "auto", *,
     seeds: str = "sequence", native_threads: int = 1, on_error: str = "raise", retries: int = 0,
+    reduce: Any = None, stop_when: Callable[[Any, int], bool] | None = None, leaf_size: int = LEAF,
+    checkpoint: str | os.PathLike[str] | None = None, checkpoint_key: str | None = None,
+    progress: bool | Callable[[int, int], object] = False, timeout: float | None = None,
     n_jobs: int | None = None, prefer: str | None = None, chunk_size: int | None = None, rerun: bool = True,
     return_info: bool = False, **backend_options: Any,
 ) -> Any:  # fmt: skip
@@ -114,13 +135,26 @@ def run_monte_carlo(
     on_error : "raise": the first exception ends the run, with a note that names the simulation and how to run it alone.
         "collect": a `FailedSimulation` stands in its place.
     retries : how many times more a simulation that raised is run, with the same seed.
+    reduce : what becomes of the results as they come, so that none need be kept: a `pointsman.reducers.Reducer`, "mean"
+        (with the variance), "maximum", "minimum", "quantiles", or a dictionary of such. None: a list of all results.
+    stop_when : called as ``stop_when(value, n)`` with what the run would give if it ended after n simulations; true
+        ends it. Asked after 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, ... leaves, wherever they ran.
+    leaf_size : simulations that are folded together, in order, before they are merged with others: part of what makes
+        a reduced result what it is to the last bit.
+    checkpoint : a file that keeps what is done. The same call goes on from there, also after it was killed, and with
+        more simulations.
+    checkpoint_key : stands for worker and arguments where these cannot be told from others by their contents.
+    progress : True for a bar on standard error, or a function called with (simulations done, n_simulations).
+    timeout : seconds for the whole run.
     n_jobs, prefer, chunk_size, rerun, backend_options : see `pointsman.map`.
     return_info : give ``(results, MonteCarloInfo)``.
 
     Returns
     -------
     list
-        One result for each simulation, in order.
+        One result for each simulation, in order; as many as were needed, with `stop_when`.
+    object
+        What the reducer gives, with `reduce`.
 
     Raises
     ------
@@ -128,6 +162,10 @@ def run_monte_carlo(
         The worker's own, unchanged, with a note.
     NoCandidateError
         The named backend cannot run, or worker processes died twice.
+    RunTimeoutError
+        `timeout` is over. What was done until then stands in the checkpoint.
+    CheckpointError
+        The checkpoint is another run's, or cannot hold such results.
     ValueError, TypeError
         An argument that makes no sense; or threads were asked for, and the worker draws from a global generator.
 
@@ -148,23 +186,28 @@ def run_monte_carlo(
     """
     started = time.perf_counter()
     check(worker, backend, n_jobs, prefer, chunk_size, native_threads)
-    _check(n_simulations, seeds, on_error, retries, worker_args, worker_kwargs)
-    root = root_of(seed)
-    collect = on_error == "collect"
+    _check(n_simulations, seeds, on_error, retries, worker_args, worker_kwargs, leaf_size, timeout)
+    until = None if timeout is None else time.monotonic() + timeout
+    root, reducer, collect = root_of(seed), reducer_of(reduce), on_error == "collect"
     simulate = simulation(worker, root, worker_args, worker_kwargs or {}, seeds=seeds, collect=collect, retries=retries)
     info = MonteCarloInfo(n_simulations, seed=root.entropy, spawn_key=root.key)
-    run = Run(simulate, range(n_simulations))
-    job = Job(run, info, n_jobs, prefer, chunk_size, native_threads, rerun, backend_options)
-    job.check(backend)
-    with held(native_threads):
-        if _draws_globally(run):
-            if prefer == "threads" or backend.endswith("/threads"):
-                raise ValueError(f"{backend if prefer is None else f'prefer={prefer!r}'}: {GLOBAL_GENERATOR}")
-            job.rule_out(lambda method: method.parallel and not method.ships, GLOBAL_GENERATOR)
-        results = job.automatic() if backend == "auto" else job.named(backend)
-    if collect:
-        results = [found if good else FailedSimulation(*found) for good, found in results]
-        info.failed = [result for result in results if type(result) is FailedSimulation]
+    with ExitStack() as stack:
+        tell = stack.enter_context(shown(n_simulations)) if progress is True else progress or None
+        sink = Collector(
+            n_simulations, collect=collect, reducer=reducer, leaf_size=leaf_size, stop_when=stop_when, tell=tell,
+            until=until,
+        )  # fmt: skip
+        stack.callback(sink.close)
+        job = Job(
+            Run(simulate, sink.items, sink, noted=False), info,
+            How(n_jobs, prefer, chunk_size, native_threads, rerun, until, backend_options),
+        )  # fmt: skip
+        try:
+            _run(job, backend, prefer, native_threads)
+        except RunTimeoutError:
+            raise _too_late(timeout, sink, checkpoint) from None
+        results = sink.result()
+    info.done, info.resumed, info.failed = sink.done, sink.resumed, sink.failed
     info.seconds = time.perf_counter() - started
     if verbose:
         _log.info("%s", info.explain().partition("\n")[0])
@@ -199,9 +242,25 @@ def replay(
     return result
 
 
+def _run(job: Job, backend: str, prefer: str | None, native_threads: int) -> None:
+    executor = job.check(backend)
+    with held(native_threads):
+        if _draws_globally(job.run):
+            named = backend.partition("/")[2]
+            ways = [m for m in executor.methods if not named or m.name == named] if executor is not None else []
+            if prefer == "threads" or (ways and all(map(_on_threads, ways))):
+                raise ValueError(f"{backend if prefer is None else f'prefer={prefer!r}'}: {GLOBAL_GENERATOR}")
+            job.rule_out(_on_threads, GLOBAL_GENERATOR)
+        job.do(backend)
+
+
+def _on_threads(method: Method) -> bool:
+    return method.parallel and not method.ships
+
+
 def _draws_globally(run: Run) -> bool:
     """Run the first simulation, and find out whether it drew from a generator that belongs to the whole process."""
-    if not run.items:
+    if not run.left:
         return False
     before, inside = generators(), HERE.inside
     HERE.inside = True
@@ -212,7 +271,20 @@ def _draws_globally(run: Run) -> bool:
     return generators() != before
 
 
-def _check(n_simulations: object, seeds: str, on_error: str, retries: object, args: object, kwargs: object) -> None:
+def _too_late(timeout: float | None, sink: Collector, checkpoint: object) -> RunTimeoutError:
+    kept = f"{checkpoint} keeps them: the same call goes on from there" if checkpoint is not None else (
+        "they are lost; with checkpoint=... they would be kept"
+    )  # fmt: skip
+    return RunTimeoutError(f"timeout={timeout} s is over: {sink.done} of {sink.n} simulations were done, and {kept}")
+
+
+def _check(
+    n_simulations: object, seeds: str, on_error: str, retries: object, args: object, kwargs: object,
+    leaf_size: int = LEAF, timeout: float | None = None,
+) -> None:  # fmt: skip
+    whole("leaf_size", leaf_size)
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"timeout: found {timeout!r}; give seconds above 0, or None")
     whole("n_simulations", n_simulations, least=0)  # type: ignore[arg-type]  # that is what it finds out
     whole("retries", retries, least=0)  # type: ignore[arg-type]
     if n_simulations is None or retries is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..telemetry.outcome import Site
 
@@ -52,6 +52,10 @@ class Prediction:
     def high(self) -> float:
         """Upper end of that interval, seconds; 95 % of single calls are expected below it."""
         return math.exp(self.mu + 1.645 * math.hypot(self.sigma, self.noise))
+
+    def at_least(self, seconds: float) -> Prediction:
+        """The same, or `seconds` where it expects less than that."""
+        return self if seconds <= 0.0 or self.seconds >= seconds else replace(self, mu=math.log(seconds))
 
     def gain_s(self, now_s: float) -> float:
         """Expected seconds saved a call that takes `now_s` at present, if what turns out slower is not kept.

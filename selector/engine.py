@@ -208,7 +208,7 @@ class Engine:
         start_s = registry.executor(variant.backend).start_s(variant) + variant.pending_import_s
         return Option(
             variant.name, variant.backend, variant.device, site, import_s, start_s, self.is_warm(request, variant),
-            compiles(variant) == "shape",
+            compiles(variant) == "shape", request.least_s(variant),
         )  # fmt: skip
 
     def _warm_key(self, request: Request, variant: Variant) -> tuple[object, ...]:

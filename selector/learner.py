@@ -52,6 +52,7 @@ class Option:
     start_s : seconds of starting workers that do not run yet.
     warm : whether this signature has run, so that nothing is left to compile.
     per_shape : whether every new shape compiles anew.
+    least_s : seconds that it cannot take less than, whatever was learned.
     """
 
     variant: str
@@ -62,6 +63,7 @@ class Option:
     start_s: float = 0.0
     warm: bool = True
     per_shape: bool = False
+    least_s: float = 0.0
 
 
 class Learner:
@@ -109,7 +111,7 @@ class Learner:
         failing = seen.failing if seen is not None else {}
         return tuple(
             Candidate(
-                o.variant, o.backend, o.device, p, o.import_s, self._start_s(o), o.per_shape,
+                o.variant, o.backend, o.device, p.at_least(o.least_s), o.import_s, self._start_s(o), o.per_shape,
                 failing.get(o.variant, 0.0),
                 _lately_s(cells.get((o.site.cell, context)), o.site) if p.evidence else None,
             )

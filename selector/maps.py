@@ -27,6 +27,9 @@ DTYPE = "object"
 WAITS = 0.5
 """A worker that uses the processor for less than this share of its time waits for something, and not for the GIL."""
 
+SHARED = 0.9
+"""No run takes less than this share of what its items took in place, perfectly shared among workers."""
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -87,6 +90,10 @@ class MapRequest(Request):
     def work_of(self, variant: Variant) -> float:
         """See `Facts.work_ns`."""
         return self.facts.work_ns(self.methods[variant.name], self.items, self.jobs, self.cores)
+
+    def least_s(self, variant: Variant) -> float:
+        """What the items took in place, perfectly shared: no curve of other sizes knows better."""
+        return SHARED * self.work_of(variant) * 1e-9 if self.facts.item_s else 0.0
 
     def bytes_of(self, variant: Variant) -> int:
         """Items and results, where they exist twice."""

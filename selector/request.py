@@ -108,6 +108,10 @@ class Request:
             return max(work, 1.0) if math.isfinite(work) else 1.0
         return max(float(sum(prod(shape) for shape in self.shapes)), 1.0)
 
+    def least_s(self, variant: Variant) -> float:  # noqa: ARG002
+        """Seconds that `variant` cannot take less than, whatever was learned; 0.0 where nothing says so."""
+        return 0.0
+
     def bytes_of(self, variant: Variant) -> int:
         """Bytes of operands, result and the variant's workspace, at this dtype."""
         if self.bytes is not None:

@@ -13,7 +13,7 @@ import pytest
 from map_workers import Clock, known
 from pointsman.executors import registry
 from pointsman.executors.mapping import map_methods
-from pointsman.kernels import map_pilot, map_run
+from pointsman.kernels import map_choice, map_pilot, map_run
 from pointsman.kernels.map_pilot import SHORT_S, Beat, Run, lets_others_run, pilot
 from pointsman.selector import maps
 from pointsman.selector.maps import Facts
@@ -30,8 +30,7 @@ pytestmark = pytest.mark.usefixtures("no_pool_is_left", "four_cores_and_warm_poo
 
 
 def job(run: Run, **options) -> map_run.Job:
-    given = {"n_jobs": 2, "prefer": None, "chunk_size": None, "native_threads": 1, "rerun": True, "options": {}}
-    return map_run.Job(run, map_run.MapInfo(len(run.items)), **{**given, **options})
+    return map_run.Job(run, map_run.MapInfo(len(run.items)), map_run.How(**{"n_jobs": 2, **options}))
 
 
 def decision(facts: Facts, items: int = 40, **options):
@@ -78,9 +77,10 @@ def test_nothing_runs_twice_when_a_run_moves_up():
         return -x
 
     known(worker, Facts(0.001, 0.001, 0.001, shares=True))
-    run = Run(worker, range(45), clock)
+    run = Run(worker, range(45), clock=clock)
     moving = job(run, prefer="threads")
-    assert moving.automatic() == [-x for x in range(45)]
+    moving.do("auto")
+    assert run.sink.out == [-x for x in range(45)]
     assert sorted(ran) == list(range(45))
     assert moving._info.variant == "joblib/threads"
     assert 30 <= moving._info.in_place < 45
@@ -88,10 +88,10 @@ def test_nothing_runs_twice_when_a_run_moves_up():
 
 def test_one_slow_block_does_not_move_a_run():
     clock = Clock()
-    run = Run(clock.worker(*[0.001] * 20, 0.05, *[0.001] * 20), range(40), clock)
+    run = Run(clock.worker(*[0.001] * 20, 0.05, *[0.001] * 20), range(40), clock=clock)
     known(run.worker, Facts(0.001, 0.001, 0.001, shares=True))
     staying = job(run)
-    staying.automatic()
+    staying.do("auto")
     assert (staying._info.variant, staying._info.in_place) == ("sequential", 40)
 
 
@@ -119,34 +119,34 @@ def test_a_short_run_loads_no_library(tmp_path):
 
 def test_a_first_item_that_is_slow_alone_says_nothing_about_the_rest():
     clock = Clock()
-    run = Run(clock.worker(4.0, 1e-6), range(1000), clock)
+    run = Run(clock.worker(4.0, 1e-6), range(1000), clock=clock)
     assert pilot(run, None) is None
-    assert run.out == list(range(1000))
+    assert run.sink.out == list(range(1000))
 
 
 @pytest.mark.parametrize("first_s", [1e-6, 0.004])
 def test_a_short_run_starts_no_thread_even_if_its_first_item_is_slow(first_s, monkeypatch):
     monkeypatch.setattr(map_pilot, "Beat", None)
     clock = Clock()
-    run = Run(clock.worker(first_s, 1e-6), range(1000), clock)
+    run = Run(clock.worker(first_s, 1e-6), range(1000), clock=clock)
     assert pilot(run, None) is None
-    assert run.out == list(range(1000))
+    assert run.sink.out == list(range(1000))
 
 
 def test_the_pilot_of_long_items_ends_after_the_second():
     clock = Clock()
-    run = Run(clock.worker(0.5), range(1000), clock)
+    run = Run(clock.worker(0.5), range(1000), clock=clock)
     facts = pilot(run, None)
-    assert run.out == [0, 1]
+    assert run.sink.out[: run.done] == [0, 1]
     assert facts.item_s == pytest.approx(0.5)
 
 
 def test_the_pilot_ends_only_where_the_rest_is_long():
     clock = Clock()
-    run = Run(clock.worker(0.001), range(200), clock)
+    run = Run(clock.worker(0.001), range(200), clock=clock)
     assert pilot(run, PYTHON) is not None
     assert run.left * 0.001 >= SHORT_S
-    run = Run(clock.worker(0.001), range(20), clock)
+    run = Run(clock.worker(0.001), range(20), clock=clock)
     assert pilot(run, PYTHON) is None
     assert run.left == 0
 
@@ -202,9 +202,9 @@ def test_no_pool_is_started_for_small_items_of_a_worker_known_for_large_ones(mon
     _, info = pm.map(known(w.square, PYTHON), range(40), n_jobs=2, return_info=True)
     assert (info.variant, info.in_place) == ("sequential", 40)
     clock = Clock()
-    run = Run(known(clock.worker(0.5), NATIVE), range(40), clock)
+    run = Run(known(clock.worker(0.5), NATIVE), range(40), clock=clock)
     moving = job(run, prefer="threads")
-    moving.automatic()
+    moving.do("auto")
     assert (moving._info.variant, moving._info.in_place) == ("joblib/threads", 1)
 
 
@@ -280,7 +280,7 @@ def test_a_trial_is_recorded_as_one(monkeypatch):
 def test_chunks_are_worth_handing_over_and_keep_all_workers_busy():
     def size(item_s, items, n_jobs=2):
         choice = job(Run(w.square, range(items)), n_jobs=n_jobs, prefer="processes")._choose(Facts(item_s, item_s))
-        return map_run._chunk_size(choice, registry.executor("joblib").method("loky"))
+        return map_choice.chunk_size(choice, registry.executor("joblib").method("loky"))
 
     assert size(0.5, 40) * 2 <= 20  # several chunks a worker
     assert size(1.0, 2) == 1
@@ -323,9 +323,10 @@ def test_scopes_and_settings_insist():
 def test_a_wish_about_arrays_leaves_the_pilot_as_it_is(wish):
     pm.configure(**wish)
     clock = Clock()
-    run = Run(clock.worker(0.5), range(30), clock)
+    run = Run(clock.worker(0.5), range(30), clock=clock)
     moving = job(run, prefer="threads")
-    assert moving.automatic() == list(range(30))
+    moving.do("auto")
+    assert run.sink.out == list(range(30))
     assert (moving._info.variant, moving._info.in_place) == ("joblib/threads", 2)
 
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("no_pool_is_left", "four_cores_and_warm_poo
 
 
 def job(run: Run) -> map_run.Job:
-    return map_run.Job(run, map_run.MapInfo(len(run.items)), 2, None, None, 1, True, {})
+    return map_run.Job(run, map_run.MapInfo(len(run.items)), map_run.How(n_jobs=2))
 
 
 def decision(facts: Facts):
@@ -48,9 +48,10 @@ def cold_pool(monkeypatch):
 def test_a_first_pool_starts_only_where_cores_are_free_and_the_gain_is_safe(cold_pool, others, items, expected):
     cold_pool(others)
     clock = Clock()
-    run = Run(known(clock.worker(0.5), PYTHON), range(items), clock)  # 6 items: 1 s to gain, 1 s to start
+    run = Run(known(clock.worker(0.5), PYTHON), range(items), clock=clock)  # 6 items: 1 s to gain, 1 s to start
     found = job(run)
-    assert found.automatic() == list(range(items))
+    found.do("auto")
+    assert run.sink.out == list(range(items))
     assert found._info.variant == expected
 
 
@@ -68,7 +69,7 @@ def test_what_is_seen_while_waiting_for_a_core_says_nothing_about_the_interprete
     waited = iter([0.0, 10.0])
     monkeypatch.setattr(map_pilot, "core_wait_s", lambda: next(waited))
     clock = Clock()
-    run = Run(clock.worker(0.5), range(1000), clock)
+    run = Run(clock.worker(0.5), range(1000), clock=clock)
     run.block(1)
     facts = run.watched(None)
     assert facts.shares is None

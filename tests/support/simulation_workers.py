@@ -72,3 +72,39 @@ def threads_seen(_: Any) -> set[int]:
 
     np.ones((64, 64)) @ np.ones((64, 64))
     return {library["num_threads"] for library in threadpool_info() if library["user_api"] in ("blas", "openmp")}
+
+
+def normal(seed: Any) -> float:
+    return float(np.random.default_rng(seed).standard_normal())
+
+
+def kilobyte(seed: Any) -> np.ndarray:
+    return np.random.default_rng(seed).random(128)
+
+
+def text(seed: Any) -> str:
+    rng = np.random.default_rng(seed)
+    return str(rng.integers(10)) * int(rng.integers(1, 30))
+
+
+def fails_always(seed: Any) -> float:
+    raise ArithmeticError("always")
+
+
+def never(seed: Any) -> float:
+    raise AssertionError("it was to be refused before anything runs")
+
+
+def millisecond(seed: Any) -> float:
+    until = time.perf_counter() + 1e-3
+    while time.perf_counter() < until:
+        pass
+    return float(np.random.default_rng(seed).random())
+
+
+def loads_pointsman(seed: Any) -> int:
+    """Whether a process that a backend started has imported pointsman; 0 in any other."""
+    import multiprocessing
+    import sys
+
+    return int("pointsman" in sys.modules and multiprocessing.parent_process() is not None)
