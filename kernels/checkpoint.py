@@ -42,6 +42,7 @@ class Checkpoint:
     ----------
     results : {index of a simulation: its result}, those found in the file and those put since.
     states : {leaf: state of a reducer}, likewise.
+    fingerprint : which run it belongs to.
     made_with : what the file was begun with, for information: versions, machine.
     cut_bytes : of an unfinished record that was found at its end and cut off.
     """
@@ -49,6 +50,7 @@ class Checkpoint:
     def __init__(self, file: RecordFile, monotonic: Callable[[], float]) -> None:
         self.results: dict[int, Any] = {}
         self.states: dict[int, dict[str, Any]] = {}
+        self.fingerprint: dict[str, Any] = file.about["fingerprint"]
         self.made_with: dict[str, str] = file.about["made_with"]
         self.cut_bytes = 0
         self._file = file
@@ -60,7 +62,7 @@ class Checkpoint:
 
     @classmethod
     def open(
-        cls, path: str | os.PathLike[str], fingerprint: Mapping[str, Any], *,
+        cls, path: str | os.PathLike[str], fingerprint: Mapping[str, Any], *, free: Sequence[str] = (),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> Checkpoint:  # fmt: skip
         """Begin a checkpoint at `path`, or go on with the one that is there.
@@ -69,6 +71,7 @@ class Checkpoint:
         ----------
         path : of the file; its folder must exist.
         fingerprint : which run it belongs to: names and JSON values, see `fingerprint_of`.
+        free : names of the fingerprint that may be otherwise in a file that is there; what it says counts.
         monotonic : the clock, in seconds, that says when to have the disk keep what was written.
 
         Raises
@@ -84,7 +87,7 @@ class Checkpoint:
         wanted = json.loads(json.dumps(dict(fingerprint)))
         file = RecordFile(path, {"fingerprint": wanted, "made_with": _made_with()})
         try:
-            _same_run(file, wanted)
+            _same_run(file, wanted, free)
             checkpoint = cls(file, monotonic)
             checkpoint._read()
         except BaseException:
@@ -213,8 +216,9 @@ def _made_with() -> dict[str, str]:
     }  # fmt: skip
 
 
-def _same_run(file: RecordFile, wanted: dict[str, Any]) -> None:
+def _same_run(file: RecordFile, wanted: dict[str, Any], free: Sequence[str]) -> None:
     found = file.about["fingerprint"]
+    wanted |= {name: found[name] for name in free if name in found}
     if found == wanted:
         return
     lines = [

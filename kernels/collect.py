@@ -30,14 +30,19 @@ TELL_S = 0.1
 class Kept(Protocol):
     """What outlives a killed run; see `Checkpoint`."""
 
-    results: Mapping[int, Any]
-    states: Mapping[int, Mapping[str, Any]]
+    @property
+    def results(self) -> Mapping[int, Any]:
+        """Simulation -> its result."""
+
+    @property
+    def states(self) -> Mapping[int, Mapping[str, Any]]:
+        """Leaf -> what it was folded to."""
 
     def put(self, first: int, results: Sequence[Any]) -> None:
         """Keep results of simulations from `first` on."""
 
-    def put_state(self, leaf: int, state: Mapping[str, Any]) -> None:
-        """Keep what a whole leaf was folded to."""
+    def put_state(self, leaf: int, state: Mapping[str, Any], covers: range = range(0)) -> None:
+        """Keep what a whole leaf was folded to, instead of the results of the simulations that it covers."""
 
 
 class Collector:
@@ -252,7 +257,8 @@ class Collector:
     def _keep(self, leaf: int, state: State | None, failed: list[FailedSimulation]) -> None:
         assert self._kept is not None
         self._unsaved = [(index, part) for index, part in self._unsaved if index // self._size != leaf]
-        self._kept.put_state(leaf, {"state": state, "failed": failed})
+        covers = range(leaf * self._size, (leaf + 1) * self._size)
+        self._kept.put_state(leaf, {"state": state, "failed": failed}, covers)
 
     def _save(self) -> None:
         assert self._kept is not None
@@ -278,10 +284,12 @@ class Collector:
         self.take(0, list(given.values()))
         self._collect, self._kept = collect, kept
         self.resumed = self.done
+        if self.enough:
+            self.items = range(0)
+            return
         left = [i for i in range(self.n) if i not in given and i // self._size not in states]
         self.items = range(left[0], self.n) if left and len(left) == self.n - left[0] else left
-        if not self.enough:
-            self.failed.sort(key=lambda failed: failed.index)
+        self.failed.sort(key=lambda failed: failed.index)
 
 
 # A closure without globals: cloudpickle sends it by value, see `executors.mapping`.

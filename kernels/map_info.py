@@ -39,13 +39,20 @@ class MapInfo:
 
     def explain(self) -> str:
         """The same as text for people."""
-        lines = [f"{self.items} items in {readable(self.seconds)} on {self.variant}: {self.reason}"]
+        lines = [f"{self._what()} in {readable(self.seconds)} on {self.variant}: {self.reason}"]
         if self.chunks:
             lines.append(
                 f"   {self.in_place} in place, {self.items - self.in_place} in {self.chunks} chunks of "
                 f"{self.chunk_size} or fewer on {self.n_jobs} workers"
             )
+            lines.append(f"   one after the other they would have taken {readable(self._count() * self.item_s)}")
         lines += [f"   {name} failed, {failure}: {message}" for name, failure, message in self.failures]
         return "\n".join([*lines, *(self.decision.explain().splitlines() if self.decision else [])])
 
     __str__ = explain
+
+    def _what(self) -> str:
+        return f"{self.items} items"
+
+    def _count(self) -> int:
+        return self.items

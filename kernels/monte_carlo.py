@@ -63,6 +63,13 @@ class MonteCarloInfo(MapInfo):
         first, *rest = super().explain().splitlines()
         return "\n".join([first, *told, *rest])
 
+    def _what(self) -> str:
+        done = f"{self.done} of " if self.done < self.items else ""
+        return f"{done}{self.items} simulations"
+
+    def _count(self) -> int:
+        return self.done
+
     __str__ = explain
 
 
@@ -189,13 +196,28 @@ def run_monte_carlo(
     _check(n_simulations, seeds, on_error, retries, worker_args, worker_kwargs, leaf_size, timeout)
     until = None if timeout is None else time.monotonic() + timeout
     root, reducer, collect = root_of(seed), reducer_of(reduce), on_error == "collect"
-    simulate = simulation(worker, root, worker_args, worker_kwargs or {}, seeds=seeds, collect=collect, retries=retries)
-    info = MonteCarloInfo(n_simulations, seed=root.entropy, spawn_key=root.key)
     with ExitStack() as stack:
+        kept = None
+        if checkpoint is not None:
+            from .checkpoint import Checkpoint
+            from .fingerprint import fingerprint_of
+
+            mark = fingerprint_of(
+                worker, worker_args, worker_kwargs, root, seeds=seeds, native_threads=native_threads,
+                key=checkpoint_key, reduce=reducer, on_error=on_error, leaf_size=leaf_size,
+            )  # fmt: skip
+            free = ("seed", "spawn_key") if seed is None else ()
+            kept = stack.enter_context(Checkpoint.open(checkpoint, mark, free=free))
+            drawn = kept.fingerprint["seed"]
+            root = Root(tuple(drawn) if isinstance(drawn, list) else drawn, tuple(kept.fingerprint["spawn_key"]))
+        simulate = simulation(
+            worker, root, worker_args, worker_kwargs or {}, seeds=seeds, collect=collect, retries=retries
+        )  # fmt: skip
+        info = MonteCarloInfo(n_simulations, seed=root.entropy, spawn_key=root.key)
         tell = stack.enter_context(shown(n_simulations)) if progress is True else progress or None
         sink = Collector(
-            n_simulations, collect=collect, reducer=reducer, leaf_size=leaf_size, stop_when=stop_when, tell=tell,
-            until=until,
+            n_simulations, collect=collect, reducer=reducer, leaf_size=leaf_size, stop_when=stop_when, kept=kept,
+            tell=tell, until=until,
         )  # fmt: skip
         stack.callback(sink.close)
         job = Job(

@@ -175,9 +175,7 @@ def test_a_record_that_is_none_of_ours_is_refused_with_its_place(path):
 def test_what_cannot_be_kept_is_named_and_costs_nothing(path):
     with Checkpoint.open(path, RUN) as checkpoint:
         checkpoint.put(0, [1])
-        with pytest.raises(
-            CheckpointError, match=r"result of simulation 12 holds set at \['x'\]\[1\]; what"
-        ):
+        with pytest.raises(CheckpointError, match=r"result of simulation 12 holds set at \['x'\]\[1\]; what"):
             checkpoint.put(10, [0, 1, {"x": [0, {1}]}])
         with pytest.raises(CheckpointError, match=r"the result of simulation 4 is object; .*without a checkpoint"):
             checkpoint.put_at([3, 4], [0, object()])
