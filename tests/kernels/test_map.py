@@ -152,9 +152,9 @@ def test_the_pilot_ends_only_where_the_rest_is_long():
 
 
 def test_a_thread_that_comes_back_late_had_to_wait_for_the_interpreter():
-    assert lets_others_run([0.0001, 0.0002, 0.006])
-    assert not lets_others_run([0.0055, 0.0051, 0.0001])
-    assert not lets_others_run([])
+    assert lets_others_run([0.0001, 0.0002, 0.006], [])
+    assert not lets_others_run([0.0055, 0.0051, 0.0001], [1.0])
+    assert not lets_others_run([], [])
     beat = Beat()
     beat.start()
     assert beat.stop() in (True, False)
