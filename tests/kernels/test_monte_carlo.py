@@ -203,6 +203,13 @@ def test_arguments_arrive_read_only(backend):
     mine[0] = 2.0  # the caller's own stays writable
 
 
+def test_a_worker_that_draws_globally_later_on_is_found_before_workers_start():
+    """It waits, so threads would be best for it; its first simulation draws nothing."""
+    found, info = pm.run_monte_carlo(w.globally_later, 40, seed=1, n_jobs=2, return_info=True)
+    assert len(found) == 40
+    assert "draws from a global generator" in dict(info.decision.excluded)["joblib/threads"]
+
+
 @pytest.mark.parametrize("generator", ["numpy", "python"])
 def test_a_worker_that_draws_globally_is_kept_from_threads(generator):
     given = {"worker_args": (generator,), "seed": 1, "n_jobs": 2}
