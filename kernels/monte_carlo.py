@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, overload
 
-from ..executors.mapping import HERE, whole
+from ..executors.mapping import HERE, Method, whole
 from ..executors.native import held
+from ..selector import maps
 from .map import check
 from .map_info import MapInfo
 from .map_pilot import Run
@@ -158,9 +159,9 @@ def run_monte_carlo(
     job.check(backend)
     with held(native_threads):
         if _draws_globally(run):
-            if prefer == "threads" or backend.endswith("/threads"):
+            if prefer == "threads" or _means_threads(backend):
                 raise ValueError(f"{backend if prefer is None else f'prefer={prefer!r}'}: {GLOBAL_GENERATOR}")
-            job.rule_out(lambda method: method.parallel and not method.ships, GLOBAL_GENERATOR)
+            job.rule_out(_on_threads, GLOBAL_GENERATOR)
         results = job.automatic() if backend == "auto" else job.named(backend)
     if collect:
         results = [found if good else FailedSimulation(*found) for good, found in results]
@@ -210,6 +211,18 @@ def _draws_globally(run: Run) -> bool:
     finally:
         HERE.inside = inside
     return generators() != before
+
+
+def _on_threads(method: Method) -> bool:
+    return method.parallel and not method.ships
+
+
+def _means_threads(backend: str) -> bool:
+    """Whether `backend` names threads and leaves no other way."""
+    if backend == "auto":
+        return False
+    executor, (_, _, way) = maps.executor_named(backend), backend.partition("/")
+    return all(map(_on_threads, [executor.method(way)] if way else executor.methods))
 
 
 def _check(n_simulations: object, seeds: str, on_error: str, retries: object, args: object, kwargs: object) -> None:
