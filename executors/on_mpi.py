@@ -8,9 +8,9 @@ A plain program never initialises MPI itself, but talks to rank 0 of its job ove
 part of a job dies with any rank of it, cannot be forked, and MPICH's spawn from a single process waits for ever where
 mpiexec is not on the PATH (Open MPI's always does). So a lost rank costs the job and what it was at, and no more.
 
-Measured on two cores: 0.5 s for a start, 4 ms for one chunk there and back, 0.3 ms for each of many, 12 MB a second of
-items and results: mpi4py looks once a millisecond, and a large message goes on a little with each look. Its variable
-MPI4PY_FUTURES_BACKOFF (seconds between two looks) trades idle processor time for that.
+Measured on two cores: 0.5 s for a start, 0.85 s where they are busy; 4 ms for one chunk there and back, 0.3 ms for each
+of many; 12 MB/s of items and results, for mpi4py looks once a millisecond, and a large message goes on a little with
+each look. Its variable MPI4PY_FUTURES_BACKOFF (seconds between two looks) trades idle processor time for that.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class MPIExecutor(MapExecutor):
 
     name = "mpi"
     capabilities = Capabilities(dtypes=frozenset(), array=False, map=True)
-    methods = (Method(ships=True, start_s=0.7, floor_s=0.012, chunk_s=5e-4, bytes_per_s=1.2e7),)
+    methods = (Method(ships=True, start_s=0.85, floor_s=0.012, chunk_s=5e-4, bytes_per_s=1.2e7),)
     options: ClassVar[Mapping[str, str]] = {
         "mpiexec": "command that starts ranks on given hosts, with its arguments; '-n N python ...' is added to it"
     }
@@ -60,6 +60,7 @@ class MPIExecutor(MapExecutor):
         self._job: Job | None = None
         self._shared: Shared | None = None
         self._runs = 0
+        self._lost: str | None = None  # why this process, which was forked, has none
         self._turn = threading.RLock()
         lifetime.free_in_child(self, "_turn")
         lifetime.in_child(self._forget)
@@ -67,8 +68,8 @@ class MPIExecutor(MapExecutor):
 
     def unusable(self) -> str | None:
         """Why there are no ranks to be had: no mpiexec, or a job whose ranks all run the same program."""
-        if shared_ranks():
-            return None
+        if self._lost is not None or shared_ranks():
+            return self._lost
         size = next((os.environ[name] for name in SIZES if os.environ.get(name, "1") != "1"), None)
         if size is not None and "mpi4py.futures._core" not in sys.modules:
             return (
@@ -81,7 +82,7 @@ class MPIExecutor(MapExecutor):
 
     def after_fork(self) -> str | None:
         """A child of a process that is part of an MPI job must not use MPI; others start a job of their own."""
-        if self._shared is None and not shared_ranks():
+        if not shared_ranks():
             return None
         return "this process was forked from a rank of an MPI job, and MPI works in that rank only"
 
@@ -105,7 +106,7 @@ class MPIExecutor(MapExecutor):
 
     def running(self, method: Method) -> bool:  # noqa: ARG002
         """Whether there are ranks."""
-        return shared_ranks() or (self._job is not None and self._job.alive())
+        return (shared_ranks() and self._lost is None) or (self._job is not None and self._job.alive())
 
     def turn(self, method: Method) -> AbstractContextManager[Any]:  # noqa: ARG002
         """The ranks are one set for the process."""
@@ -164,6 +165,7 @@ class MPIExecutor(MapExecutor):
 
     def _forget(self) -> None:
         """In a forked child: the job is its parent's."""
+        self._lost = self.after_fork()
         if self._job is not None:
             _INHERITED.append(self._job)
             self._job.hang_up()

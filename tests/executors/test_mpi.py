@@ -251,6 +251,12 @@ try:
 except KeyError as error:
     found["error"] = error.__notes__
 found["after"] = mpi.map(w.square, range(9), n_jobs=8)
+import os, signal
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    os._exit(0 if "MPI works in that rank only" in str(mpi.unusable()) and not mpi.running(mpi.methods[0]) else 1)
+found["child"] = os.waitpid(child, 0)[1]
 with open(sys.argv[1], "wb") as file:
     pickle.dump(found, file)
 """
@@ -271,6 +277,7 @@ def test_under_mpiexec_the_other_ranks_are_the_workers(tmp_path):
         expected = [s.by_blas(child, matrix, 0.5) for child in np.random.SeedSequence(11).spawn(40)]
     assert found["runs"] == [expected] * 3
     assert found["first"]
+    assert found["child"] == 0
     assert found["job"] is None
     assert {(rank, threads) for _, rank, _, threads in found["where"]} == {("1", "1"), ("2", "1")}
     assert found["one"] == {"0"}
