@@ -346,7 +346,9 @@ class Job:
             return
         engine = default_selector()._engine
         self._info.failures.append((attempt.name, failure, message))
-        engine.failed(choice.request, choice.variants[attempt.name], failure, message)
+        for name in maps.alike(attempt.name, failure):
+            if name in choice.variants:
+                engine.failed(choice.request, choice.variants[name], failure, message)
         self._keep(
             engine,
             Outcome(
