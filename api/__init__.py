@@ -27,6 +27,8 @@ if TYPE_CHECKING:
         register_backend,
     )
     from pointsman.executors.table import BackendType
+    from pointsman.executors.opencl import OpenCLWorker
+    from pointsman.kernels import draws as draws
     from pointsman.kernels.calibrate import calibrate
     from pointsman.kernels.map import map as map
     from pointsman.kernels.monte_carlo import (
@@ -70,6 +72,7 @@ __all__ = [
     "IntelligentBackendSelector",
     "MonteCarloInfo",
     "NoCandidateError",
+    "OpenCLWorker",
     "Operation",
     "PointsmanError",
     "Portable",
@@ -83,6 +86,7 @@ __all__ = [
     "configure",
     "convert",
     "default_selector",
+    "draws",
     "export_lock",
     "flush",
     "get_backend",
@@ -112,6 +116,7 @@ _HOMES = {
     "IntelligentBackendSelector": "selector.selector",
     "MonteCarloInfo": "kernels.monte_carlo",
     "NoCandidateError": "executors.errors",
+    "OpenCLWorker": "executors.opencl",
     "Operation": "selector.operations",
     "PointsmanError": "executors.errors",
     "Portable": "selector.portable",
@@ -125,6 +130,7 @@ _HOMES = {
     "configure": "selector.settings",
     "convert": "executors.conversion",
     "default_selector": "selector.shared",
+    "draws": "kernels.draws",
     "export_lock": "selector.pinning",
     "flush": "selector.shared",
     "get_backend": "executors.registry",
@@ -148,7 +154,8 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'pointsman' has no attribute {name!r}; public names: {', '.join(_HOMES)}")
-    value = getattr(importlib.import_module(f"pointsman.{home}"), name)
+    module = importlib.import_module(f"pointsman.{home}")
+    value = getattr(module, name, module if home.endswith(f".{name}") else None)
     globals()[name] = value
     return value
 

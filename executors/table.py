@@ -28,6 +28,7 @@ BACKENDS: Mapping[str, Row] = {
     "fftw": Row("on_fftw", "fftw", "FFTs by kept plans, with threads; its wheel holds FFTW (GPL)", "pyfftw", 0.4),
     "sequential": Row("on_sequential", "", "maps in a plain loop; no overhead, best for short runs", "", 0.0),
     "joblib": Row("on_joblib", "joblib", "maps on threads or warm worker processes", "joblib", 0.25),
+    "gpu": Row("on_gpu", "", "vectorised Monte Carlo in batches; on the CPU where there is no GPU", "", 0.0),
 }
 # fmt: on
 

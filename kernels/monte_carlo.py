@@ -15,6 +15,7 @@ from .map_info import MapInfo
 from .map_pilot import Run
 from .map_run import Job
 from .simulations import SEEDS, FailedSimulation, Root, generators, root_of, simulation
+from .vectorized import in_batches, is_vectorized
 
 R = TypeVar("R")
 _log = logging.getLogger("pointsman")
@@ -58,7 +59,7 @@ def run_monte_carlo(
     worker_kwargs: Mapping[str, Any] | None = None, seed: Any = None, verbose: bool = False, backend: str = "auto", *,
     seeds: str = "sequence", native_threads: int = 1, on_error: Literal["raise"] = "raise", retries: int = 0,
     n_jobs: int | None = None, prefer: str | None = None, chunk_size: int | None = None, rerun: bool = True,
-    return_info: Literal[False] = False, **backend_options: Any,
+    vectorized: bool = False, return_info: Literal[False] = False, **backend_options: Any,
 ) -> list[R]: ...  # fmt: skip
 @overload
 def run_monte_carlo(
@@ -66,7 +67,7 @@ def run_monte_carlo(
     worker_kwargs: Mapping[str, Any] | None = None, seed: Any = None, verbose: bool = False, backend: str = "auto", *,
     seeds: str = "sequence", native_threads: int = 1, on_error: Literal["raise"] = "raise", retries: int = 0,
     n_jobs: int | None = None, prefer: str | None = None, chunk_size: int | None = None, rerun: bool = True,
-    return_info: Literal[True], **backend_options: Any,
+    vectorized: bool = False, return_info: Literal[True], **backend_options: Any,
 ) -> tuple[list[R], MonteCarloInfo]: ...  # fmt: skip
 @overload
 def run_monte_carlo(
@@ -74,7 +75,7 @@ def run_monte_carlo(
     worker_kwargs: Mapping[str, Any] | None = None, seed: Any = None, verbose: bool = False, backend: str = "auto", *,
     seeds: str = "sequence", native_threads: int = 1, on_error: Literal["collect"], retries: int = 0,
     n_jobs: int | None = None, prefer: str | None = None, chunk_size: int | None = None, rerun: bool = True,
-    return_info: Literal[False] = False, **backend_options: Any,
+    vectorized: bool = False, return_info: Literal[False] = False, **backend_options: Any,
 ) -> list[R | FailedSimulation]: ...  # fmt: skip
 @overload
 def run_monte_carlo(
@@ -82,14 +83,14 @@ def run_monte_carlo(
     worker_kwargs: Mapping[str, Any] | None = None, seed: Any = None, verbose: bool = False, backend: str = "auto", *,
     seeds: str = "sequence", native_threads: int = 1, on_error: Literal["collect"], retries: int = 0,
     n_jobs: int | None = None, prefer: str | None = None, chunk_size: int | None = None, rerun: bool = True,
-    return_info: Literal[True], **backend_options: Any,
+    vectorized: bool = False, return_info: Literal[True], **backend_options: Any,
 ) -> tuple[list[R | FailedSimulation], MonteCarloInfo]: ...  # fmt: skip
 def run_monte_carlo(
     worker: Callable[..., Any], n_simulations: int, worker_args: Sequence[Any] = (),
     worker_kwargs: Mapping[str, Any] | None = None, seed: Any = None, verbose: bool = False, backend: str = "auto", *,
     seeds: str = "sequence", native_threads: int = 1, on_error: str = "raise", retries: int = 0,
     n_jobs: int | None = None, prefer: str | None = None, chunk_size: int | None = None, rerun: bool = True,
-    return_info: bool = False, **backend_options: Any,
+    vectorized: bool = False, return_info: bool = False, **backend_options: Any,
 ) -> Any:  # fmt: skip
     """``[worker(seed_i, *worker_args, **worker_kwargs) for i in range(n_simulations)]``, wherever it is done first.
 
@@ -107,7 +108,8 @@ def run_monte_carlo(
     seed : a whole number, a sequence of such, or a `numpy.random.SeedSequence`, which is not changed by it. None draws
         one; it stands in the info.
     verbose : log one line about the run, at level INFO.
-    backend : "auto"; or a map backend or one of its variants, see `pointsman.map`.
+    backend : "auto"; or a map backend or one of its variants, see `pointsman.map`; or "gpu", which runs vectorised
+        workers, or one library of it: "gpu/torch", "gpu/torch@cuda:0".
     seeds : "sequence": the worker gets a `SeedSequence`; "int": 64 bits of it as a number, for workers that want one.
     native_threads : BLAS and OpenMP threads of every simulation. A dot product may differ in its last bits between one
         thread and two, so another number is another run.
@@ -115,6 +117,12 @@ def run_monte_carlo(
         "collect": a `FailedSimulation` stands in its place.
     retries : how many times more a simulation that raised is run, with the same seed.
     n_jobs, prefer, chunk_size, rerun, backend_options : see `pointsman.map`.
+    vectorized : the worker is one of batches, ``worker(keys, *worker_args, xp=namespace, **worker_kwargs)``: it gets
+        the keys of many simulations, shape (batch, 4), from which `pointsman.draws` makes numbers, and gives an array
+        whose first axis is the batch, or a tuple, list or dictionary of such. It runs on the array library where that
+        is fastest, on a GPU where there is one. So does an `OpenCLWorker`. `chunk_size` is then the batch's;
+        ``pure=True`` lets JAX compile the worker as a whole. The numbers are others than those of `default_rng`, and
+        libraries may differ in the last bits.
     return_info : give ``(results, MonteCarloInfo)``.
 
     Returns
@@ -150,6 +158,15 @@ def run_monte_carlo(
     check(worker, backend, n_jobs, prefer, chunk_size, native_threads)
     _check(n_simulations, seeds, on_error, retries, worker_args, worker_kwargs)
     root = root_of(seed)
+    if vectorized or is_vectorized(worker, backend):
+        refused = {"seeds": (seeds, "sequence"), "native_threads": (native_threads, 1), "on_error": (on_error, "raise"),
+                   "retries": (retries, 0), "n_jobs": (n_jobs, None), "prefer": (prefer, None)}  # fmt: skip
+        info = MonteCarloInfo(n_simulations, seed=root.entropy, spawn_key=root.key)
+        results = in_batches(
+            worker, n_simulations, worker_args, worker_kwargs or {}, root, info, backend=backend,
+            batch_size=chunk_size, options=backend_options, refused=refused,
+        )  # fmt: skip
+        return (results, info) if return_info else results
     collect = on_error == "collect"
     simulate = simulation(worker, root, worker_args, worker_kwargs or {}, seeds=seeds, collect=collect, retries=retries)
     info = MonteCarloInfo(n_simulations, seed=root.entropy, spawn_key=root.key)
