@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         PointsmanError,
         UnsupportedError,
     )
+    from pointsman.executors.opencl import OpenCLWorker
     from pointsman.executors.registry import (
         get_backend,
         list_backends,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
         register_backend,
     )
     from pointsman.executors.table import BackendType
-    from pointsman.executors.opencl import OpenCLWorker
     from pointsman.kernels import draws as draws
     from pointsman.kernels.calibrate import calibrate
     from pointsman.kernels.map import map as map

@@ -6,6 +6,7 @@ how keys become numbers, is decided above; here are devices, memory and the way 
 
 from __future__ import annotations
 
+import functools
 import gc
 import inspect
 import sys
@@ -129,6 +130,7 @@ class GpuExecutor(Executor):
         run = _runner(job, method, device)
         last = job.count if stop is None else min(stop, job.count)
         size = batch_size or self.batch_size(bytes_each, method, device)
+        halved = False
         compiled = 0  # simulations that the library has compiled a batch for, where it does that for each shape
         while first < last:
             left_s(until)
@@ -144,11 +146,12 @@ class GpuExecutor(Executor):
                 traceback.clear_frames(error.__traceback__)  # they hold the arrays of the batch
                 size, results = asked // 2, None
             if results is None:
-                self._give_back(method)
+                _give_back(method, everything=not halved)
+                halved = True
                 continue
             compiled = asked if _per_shape(method) else 0
             if asked > count:
-                results = map_leaves(lambda x, n=count: x[:n].copy(), results)
+                results = map_leaves(functools.partial(_shortened, count), results)
             yield first, results, time.perf_counter() - began
             first += count
 
@@ -182,7 +185,7 @@ class GpuExecutor(Executor):
 
     def _room(self, method: str, device: str) -> int:
         if method == OPENCL:
-            return min(HOST_BYTES, opencl.largest_bytes())
+            return opencl.room_bytes(HOST_BYTES, DEVICE_BYTES)
         if device == "cpu":
             return min(HOST_BYTES, memory.host_budget_bytes() // 2)
         try:
@@ -191,13 +194,16 @@ class GpuExecutor(Executor):
         except LookupError:  # nothing tells what is free: what is too much is halved
             return DEVICE_BYTES
 
-    def _give_back(self, method: str) -> None:
-        gc.collect()
-        if method != OPENCL:
-            registry.executor(method).free_caches()
-
 
 # ---------------------------------------------------------------------------------------------- one batch
+
+
+def _give_back(method: str, *, everything: bool) -> None:
+    """Free what a batch that ran out of memory left; arrays in reference cycles, which are slow to find, once a run."""
+    if everything:
+        gc.collect()
+    if method != OPENCL:
+        registry.executor(method).free_caches()
 
 
 def takes_batches(worker: Any) -> bool:
@@ -246,6 +252,10 @@ def _runner(job: Simulations, method: str, device: str) -> Callable[[int, int], 
     return run
 
 
+def _shortened(count: int, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return x[:count].copy()
+
+
 def _frozen(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """A view that cannot be written to: libraries that would share its memory make a copy."""
     view = x.view()
@@ -254,7 +264,7 @@ def _frozen(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 class _Place:
-    """Where an array among the arguments stands in a list of them: compiled functions take arrays, and hold the rest."""
+    """Where an array argument stands in the list of them: compiled functions take arrays, and hold the rest."""
 
     __slots__ = ("index",)
 
@@ -266,7 +276,9 @@ class _Place:
 def _on_opencl(job: Simulations, method: str) -> Callable[[int, int], Any]:
     if method != OPENCL or not isinstance(job.worker, OpenCLWorker):
         kind = type(job.worker).__name__
-        raise TypeError(f"gpu/{method}: found a worker of type {kind}; gpu/opencl runs an OpenCLWorker, and nothing else")
+        raise TypeError(
+            f"gpu/{method}: found a worker of type {kind}; gpu/opencl runs an OpenCLWorker, and nothing else"
+        )
     if job.kwargs:
         raise TypeError(f"gpu/opencl: found {next(iter(job.kwargs))!r}=...; a kernel has no names, give worker_args")
     opencl.import_opencl()

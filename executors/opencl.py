@@ -1,4 +1,4 @@
-"""Workers written in OpenCL C: compiled on first use, run on the first GPU that OpenCL has, else on its first device."""
+"""Workers written in OpenCL C: compiled on first use, run on the first GPU that OpenCL finds, else on any device."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class OpenCLWorker:
     @property
     def bytes_each(self) -> int:
         """Bytes that a simulation takes on the host and the device: keys in both forms, and results."""
-        return 4 * (8 + 4 + 4) + 2 * self.dtype.itemsize * math.prod(self.shape)
+        return 4 * (8 + 4 + 4) + 2 * int(self.dtype.itemsize) * math.prod(self.shape)
 
     def __call__(self, keys: Any, *args: Any, xp: Any = None) -> np.ndarray[Any, Any]:
         """Simulate.
@@ -126,9 +126,12 @@ def why_not() -> str | None:
     return _MISSING if find_spec("pyopencl") is None else None
 
 
-def largest_bytes() -> int:
-    """The most that one buffer on the device may hold."""
-    return int(_device(os.getpid())[1].max_mem_alloc_size)
+def room_bytes(on_host: int, on_gpu: int) -> int:
+    """What a batch may take of the device, a CPU or a GPU; never more than one of its buffers may hold."""
+    import pyopencl as cl
+
+    _, device = _device(os.getpid())
+    return min(on_gpu if device.type & cl.device_type.GPU else on_host, int(device.max_mem_alloc_size))
 
 
 def classify(error: BaseException) -> Failure | None:
@@ -155,7 +158,7 @@ def _device(pid: int) -> tuple[Any, Any]:  # noqa: ARG001 (a forked child has to
         raise BackendUnavailableError(f"pyopencl is installed, but finds no OpenCL driver: {error}") from error
     if not found:
         raise BackendUnavailableError(
-            "pyopencl is installed, but no OpenCL driver has a device; pip install pocl-binary-distribution, for the CPU"
+            "pyopencl is installed, but no OpenCL driver has a device; pip install pocl-binary-distribution for one"
         )
     device = next((device for device in found if device.type & cl.device_type.GPU), found[0])
     return cl.Context([device]), device
@@ -166,8 +169,7 @@ def _program(source: str, pid: int) -> Any:
     import pyopencl as cl
 
     context, _ = _device(pid)
-    # The driver caches what it has compiled; a second cache of pyopencl's own would only add files.
-    return cl.Program(context, DRAWS + source).build(options=["-w"], cache_dir=False)
+    return cl.Program(context, DRAWS + source).build(options=["-w"])
 
 
 def _argument(cl: Any, context: Any, x: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Random numbers in OpenCL C, put in front of every `OpenCLWorker`: the numbers of `pointsman.draws`, place by place."""
+"""Random numbers in OpenCL C, put in front of each `OpenCLWorker`: the numbers of `pointsman.draws`, place by place."""
 
 DRAWS = """
 #pragma OPENCL FP_CONTRACT OFF

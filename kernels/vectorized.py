@@ -160,7 +160,9 @@ class _Batches:
             self._bytes_each = self._job.worker.bytes_each
         else:
             if self._require is None and _plain():
-                if self._pilot():
+                over = self._pilot()
+                info.chunks = 0  # those of the pilot are told as what ran in place
+                if over:
                     info.variant, info.reason, info.in_place = "gpu/numpy", "the run is too short for more", self._done
                     return
             else:
@@ -235,9 +237,10 @@ class _Batches:
 
     def _trial(self, choice: Choice) -> str | None:
         """A variant to try on one batch; each at most once a run."""
-        if not choice.tickets or self._require is not None:
+        engine = default_selector()._engine
+        if not choice.tickets or self._require is not None or engine.settings().fail_fast:
             return None
-        found = default_selector()._engine.take_trial(choice)
+        found = engine.take_trial(choice)
         if found is None or found in self._tried:
             return None
         self._tried.add(found)
@@ -270,7 +273,8 @@ class _Batches:
             known = self._executor.failure_of if method == OPENCL else lambda e, m: classify(m, e)
             return Attempt(name, call, functools.partial(_swapped, known, method))
 
-        run_chain([attempt(name) for name in names], on_outcome=functools.partial(self._told, choice))
+        fast = default_selector()._engine.settings().fail_fast
+        run_chain([attempt(name) for name in names], on_outcome=functools.partial(self._told, choice), fail_fast=fast)
 
     def _attempt(self, choice: Choice, name: str, one: bool) -> None:
         engine, variant = default_selector()._engine, choice.variants[name]

@@ -16,9 +16,10 @@ from pointsman.executors.table import BACKENDS
 
 PUBLIC = """
 BackendType BackendUnavailableError Capabilities Decision Executor FailedSimulation Failure HistoryWarning
-IntelligentBackendSelector MonteCarloInfo NoCandidateError Operation PointsmanError Portable UnsupportedError Variant
-WorkloadCharacteristics adaptive bind calibrate chain configure convert default_selector export_lock flush get_backend
-list_backends print_backend_info register_backend register_operation replay run run_monte_carlo select_backend
+IntelligentBackendSelector MonteCarloInfo NoCandidateError OpenCLWorker Operation PointsmanError Portable
+UnsupportedError Variant WorkloadCharacteristics adaptive bind calibrate chain configure convert default_selector draws
+export_lock flush get_backend list_backends print_backend_info register_backend register_operation replay run
+run_monte_carlo select_backend
 select_optimal_backend step use warmup
 """.split()  # noqa: SIM905 (quotes around each would bury the names)
 

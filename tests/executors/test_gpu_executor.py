@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import tracemalloc
 
@@ -110,10 +111,10 @@ def test_arguments_cannot_be_changed(method):
         table[0] = 1.0
         return keys[:, 0]
 
-    try:
+    # Torch has no read-only tensors: the worker writes to a copy of its own.
+    refused = contextlib.nullcontext() if method == "torch" else pytest.raises(Exception, match=r"read-only|immutable")
+    with refused:
         list(GPU.run_batches(Simulations(writes, keys, 4, (table,)), method=method))
-    except Exception as error:
-        assert "read-only" in str(error) or "immutable" in str(error)
     assert table[0] == 0.0
 
 
