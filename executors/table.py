@@ -30,6 +30,7 @@ BACKENDS: Mapping[str, Row] = {
     "threads": Row("on_threads", "", "maps on threads, for workers that release the interpreter lock or wait", "", 0.0),
     "joblib": Row("on_joblib", "joblib", "maps on threads or warm worker processes", "joblib", 0.25),
     "mpi": Row("on_mpi", "mpi", "maps on the ranks of an MPI job, here or on a cluster", "mpi4py", 0.05),
+    "gpu": Row("on_gpu", "", "vectorised Monte Carlo in batches; on the CPU where there is no GPU", "", 0.0),
 }
 # fmt: on
 
