@@ -115,7 +115,9 @@ class MapExecutor(Executor):
         Exception : of the worker, unchanged, with a note that names the item; see also `run_chunks`.
         """
         self.check_options(options)
-        items, jobs, chosen = listed(items), workers(n_jobs), self.method(method)
+        chosen = self.method(method or self._fitting(options))
+        jobs = (self.capacity(chosen, options) if n_jobs is None else None) or workers(n_jobs)
+        items = listed(items)
         size = whole("chunk_size", chunk_size) or -(-len(items) // (CHUNKS_A_WORKER * jobs)) or 1
         whole("native_threads", native_threads)
         out: list[Any] = [None] * len(items)
@@ -127,6 +129,17 @@ class MapExecutor(Executor):
             for first, results, _, _ in runs:
                 out[first : first + len(results)] = results
         return out
+
+    def objection(self, method: Method, options: Mapping[str, Any]) -> str | None:  # noqa: ARG002
+        """None, or the sentence why a run with these options of its own is not for `method`."""
+        return None
+
+    def capacity(self, method: Method, options: Mapping[str, Any]) -> int | None:  # noqa: ARG002
+        """Workers that n_jobs=None means where they are not of this machine: those of the user's own cluster."""
+        return None
+
+    def _fitting(self, options: Mapping[str, Any]) -> str:
+        return next((method.name for method in self.methods if self.objection(method, options) is None), "")
 
     def turn(self, method: Method) -> AbstractContextManager[Any]:  # noqa: ARG002 (most need none)
         """Held around `run_chunks` and the use of its results: threads that cannot share workers take turns."""

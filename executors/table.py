@@ -28,6 +28,8 @@ BACKENDS: Mapping[str, Row] = {
     "fftw": Row("on_fftw", "fftw", "FFTs by kept plans, with threads; its wheel holds FFTW (GPL)", "pyfftw", 0.4),
     "sequential": Row("on_sequential", "", "maps in a plain loop; no overhead, best for short runs", "", 0.0),
     "joblib": Row("on_joblib", "joblib", "maps on threads or warm worker processes", "joblib", 0.25),
+    "dask": Row("on_dask", "dask", "maps on one's own Dask cluster, or on workers here", "distributed", 0.6),
+    "ray": Row("on_ray", "ray", "maps on one's own Ray cluster, or on workers here", "ray", 0.6),
 }
 # fmt: on
 
