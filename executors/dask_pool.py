@@ -108,10 +108,12 @@ def _start(pool: Pool, threads: bool) -> None:
     from distributed.deploy.spec import SpecCluster
 
     # Port 0: it is opened whether there is a dashboard or not, and the usual one may be taken.
-    common = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    common: dict[str, Any] = {
+        "host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0", "local_directory": pool.folder,
+    }  # fmt: skip
     if threads:
         common = {**common, "protocol": "inproc", "host": None}
-        options = {**common, "nthreads": pool.jobs, "memory_limit": 0, "local_directory": pool.folder}
+        options = {**common, "nthreads": pool.jobs, "memory_limit": 0}
         workers = {0: {"cls": Worker, "options": options}}
     else:
         worker = {"cls": _worker_class(), "options": {"pool": pool}}

@@ -108,11 +108,14 @@ class DaskExecutor(WarmExecutor):
         if why is not None:
             raise ValueError(why)
         crew = self._crews[chosen.name]
-        pool = (self._users(options) if chosen.ships else None) or self._pool(crew, chosen, n_jobs)
+        pool = self._users(options) if chosen.ships else None
+        inside = not chosen.ships if pool is None else pool.inside
+        sent = b"" if inside else _parcel(work, native_threads)  # before a start that would be in vain
+        pool = pool or self._pool(crew, chosen, n_jobs)
         done, left = False, False
         run: _Inside | _Outside | None = None
         try:
-            run = _Inside(pool, work) if pool.inside else _Outside(pool, work, native_threads)
+            run = _Inside(pool, work) if inside else _Outside(pool, sent)
             yield from feed(run, chunks, n_jobs, until, queues=n_jobs >= pool.jobs)
             done = True
         finally:
@@ -189,7 +192,7 @@ class DaskExecutor(WarmExecutor):
 class _Outside(Engine):
     """A run on worker processes: its work is sent to all of them, once."""
 
-    def __init__(self, pool: Pool, work: Callable[[Any], Any], native_threads: int) -> None:
+    def __init__(self, pool: Pool, work: bytes) -> None:
         import cloudpickle
         from distributed import as_completed
 
@@ -197,9 +200,9 @@ class _Outside(Engine):
         self.paths = paths() if pool.processes else ()
         self.futures: set[Any] = set()
         self.done = as_completed(loop=pool.client.loop, with_results=True, raise_errors=False)
-        sent = [unpacker("cloudpickle"), parcel(work, native_threads, self.dumps)]
+        sent = [unpacker("cloudpickle"), work]
         try:
-            self.unpack, self.parcel = pool.client.scatter(sent, broadcast=True, hash=False)
+            self.unpack, self.work = pool.client.scatter(sent, broadcast=True, hash=False)
         except (OSError, TimeoutError) as error:
             raise BackendUnavailableError(f"no worker of the Dask cluster took the work: {error}") from error
 
@@ -208,7 +211,7 @@ class _Outside(Engine):
         if len(data) > LARGE:
             data = client.scatter(data, hash=False)
         # The function is scattered too, so that a task consists of names and little else.
-        future = client.submit(call, self.unpack, self.token, self.paths, self.parcel, data, pure=False)
+        future = client.submit(call, self.unpack, self.token, self.paths, self.work, data, pure=False)
         self.futures.add(future)
         self.done.add(future)
 
@@ -317,6 +320,12 @@ class _Inside(Engine):
                 return False
             time.sleep(LOOK_S / 20)
         return True
+
+
+def _parcel(work: Callable[[Any], Any], native_threads: int) -> bytes:
+    import cloudpickle
+
+    return parcel(work, native_threads, cloudpickle.dumps)
 
 
 def _run_inside(token: str, number: int) -> None:

@@ -24,7 +24,7 @@ from ..telemetry import lifetime
 from .base import Capabilities
 from .errors import BackendUnavailableError
 from .mapping import Method, WorkerDiedError, cores
-from .parcels import packed, parcel, paths, unpacked, unpacker
+from .parcels import Dumps, packed, parcel, paths, unpacked, unpacker
 from .warm import Engine, WarmExecutor, feed
 
 GRACE_S = 0.5
@@ -36,6 +36,8 @@ LOST = (
     "OwnerDiedError", "TaskCancelledError",
 )  # fmt: skip
 """What Ray raises where a task's process is gone; by name, for versions differ in what they have."""
+MOST_PATH = 28
+"""Characters of a temporary folder, beyond which Ray's sockets get too long a path."""
 FORKED = "this process was forked from one that uses Ray, which works in that one only: start this one by spawn"
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -97,10 +99,11 @@ class RayExecutor(WarmExecutor):
         if _FORKED:
             raise BackendUnavailableError(FORKED)
         crew = self._crews[""]
+        sent = parcel(work, native_threads, _dumps())  # before a start that would be in vain
         self._start(n_jobs, options)
         there, run, done = _cpus(), None, False
         try:
-            run = _Run(work, native_threads, min(1.0, there / n_jobs))
+            run = _Run(sent, min(1.0, there / n_jobs))
             yield from feed(run, chunks, n_jobs, until, queues=n_jobs >= there)
             done = True
         finally:
@@ -128,7 +131,7 @@ class RayExecutor(WarmExecutor):
             if _initialised():
                 return
             self._dismiss(crew)
-            folder = "" if address else tempfile.mkdtemp(prefix="pm-ray-")  # short: sockets stand below it
+            folder = "" if address else _folder()
             try:
                 with _as_it_was():
                     _connect(address) if address else _init(max(n_jobs, cores()), folder)
@@ -161,6 +164,12 @@ def _cpus() -> int:
     import ray
 
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def _folder() -> str:
+    """A new one for a session; below it Ray has sockets, whose whole path must not exceed 107 characters."""
+    usual = tempfile.gettempdir()
+    return tempfile.mkdtemp(prefix="pm-ray-", dir=usual if len(usual) < MOST_PATH else "/tmp")
 
 
 def _init(n_jobs: int, folder: str) -> None:
@@ -215,20 +224,19 @@ def _as_it_was() -> Iterator[None]:
 class _Run(Engine):
     """A run on Ray's workers: its work lies in shared memory, once on each node."""
 
-    def __init__(self, work: Callable[[Any], Any], native_threads: int, cpus: float) -> None:
+    def __init__(self, work: bytes, cpus: float) -> None:
         import numpy as np
         import ray
-        from ray import cloudpickle
 
-        self.ray, self.dumps, self.token, self.paths = ray, cloudpickle.dumps, uuid.uuid4().hex, paths()
+        self.ray, self.dumps, self.token, self.paths = ray, _dumps(), uuid.uuid4().hex, paths()
         # Ray hands out an array as a view of its shared memory; bytes it would copy.
-        self.parcel = ray.put(np.frombuffer(parcel(work, native_threads, self.dumps), dtype=np.uint8))
+        self.work = ray.put(np.frombuffer(work, dtype=np.uint8))
         # More workers than CPUs share these: Ray counts in steps of 1e-4.
         self.call = _task().options(num_cpus=int(cpus * 1e4) / 1e4, max_retries=0)
         self.outstanding: list[Any] = []
 
     def submit(self, chunk: Any) -> None:
-        self.outstanding.append(self.call.remote(self.token, self.paths, self.parcel, packed(chunk, self.dumps)))
+        self.outstanding.append(self.call.remote(self.token, self.paths, self.work, packed(chunk, self.dumps)))
 
     def wait(self, seconds: float | None) -> Any:
         ready, _ = self.ray.wait(self.outstanding, num_returns=1, timeout=seconds)
@@ -257,6 +265,13 @@ class _Run(Engine):
                 _, self.outstanding = self.ray.wait(
                     self.outstanding, num_returns=len(self.outstanding), timeout=GRACE_S
                 )
+
+
+def _dumps() -> Dumps:
+    from ray import cloudpickle
+
+    dumps: Dumps = cloudpickle.dumps
+    return dumps
 
 
 @cache

@@ -34,6 +34,18 @@ def _start_afresh() -> None:
         module._shared = None
 
 
+@pytest.fixture(scope="session")
+def no_pool_is_left() -> Iterator[None]:
+    """End the workers that map backends keep for the next call; once, for to start them takes seconds."""
+    yield
+    from joblib.externals.loky import get_reusable_executor
+    from pointsman.executors.mapping import map_methods
+
+    get_reusable_executor().shutdown(wait=True, kill_workers=True)
+    for _, executor, _ in map_methods():
+        getattr(executor, "shutdown", lambda: None)()
+
+
 @pytest.fixture
 def project() -> Path:
     """The folder of the project."""
