@@ -75,7 +75,8 @@ class RayExecutor(WarmExecutor):
         return FORKED if _FORKED else None
 
     def after_fork(self) -> str | None:
-        """See `unusable`."""
+        """See `unusable`; it is asked before what is registered here has its turn."""
+        _after_fork()
         return self.unusable()
 
     def running(self, method: Method) -> bool:  # noqa: ARG002 (it has one only)
@@ -84,7 +85,7 @@ class RayExecutor(WarmExecutor):
 
     def capacity(self, method: Method, options: Mapping[str, Any]) -> int | None:  # noqa: ARG002
         """All CPUs of the user's own cluster."""
-        if self._crews[""].pool is None and not (_initialised() or _address(options)):
+        if _FORKED or (self._crews[""].pool is None and not (_initialised() or _address(options))):
             return None
         self._start(1, options)
         return None if self._ours() else _cpus()
@@ -286,14 +287,17 @@ def _first_line(error: BaseException) -> str:
 
 
 def _after_fork() -> None:
-    """In a forked child: Ray's connection is of no use, and its own end must not end the parent's processes."""
-    if not _initialised():
+    """In a forked child: Ray's connection is of no use, and its own end must not end the parent's processes.
+
+    Ray's library (2.60) crashes where such a child ends other than by `os._exit`, as multiprocessing has it end.
+    """
+    if _FORKED or not _initialised():
         return
     _FORKED.append(True)
     with suppress(Exception):
-        worker = sys.modules["ray"]._private.worker
-        atexit.unregister(worker.shutdown)
-        worker._global_node = None
+        private = sys.modules["ray"]._private
+        atexit.unregister(private.worker.shutdown)
+        private.worker._global_node = None
 
 
 lifetime.in_child(_after_fork)
