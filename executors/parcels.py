@@ -91,7 +91,8 @@ def unpacker(pickler: str) -> Callable[[str, tuple[str, ...], Any, bytes], bytes
                 kept[token] = run
             given = pickle.loads(chunk)
         except Exception as error:
-            return pickle.dumps((None, f"{type(error).__name__}: {error}"))
+            told = f"{type(error).__name__}: {error} (in the worker process, where its modules must be installed too)"
+            return pickle.dumps((None, told))
         found = run(given)
         try:
             return pickle.dumps(found, protocol=5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -178,6 +179,9 @@ def test_native_threads_are_capped_in_worker_processes(variant):
     names = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"]
     assert run(variant, w.environment, names) == ["1", "1", "1"]
     assert run(variant, w.environment, names, native_threads=2) == ["2", "2", "2"]
+    for number in (1, 2):
+        seen = run(variant, w.threads_after_loading, ["scipy.linalg"] * 4, native_threads=number)
+        assert seen == [{number}] * 4
 
 
 @pytest.mark.parametrize("variant", WAYS)
@@ -192,6 +196,16 @@ def test_closing_early_drops_the_rest_without_a_word_and_leaves_a_working_backen
 @pytest.mark.parametrize("variant", WAYS)
 def test_any_work_on_any_chunk_is_run(variant):
     assert sorted(chunks(variant, sum, [(1, 2), (3, 4), (5,)])) == [3, 5, 7]
+
+
+@pytest.mark.parametrize("variant", WAYS)
+def test_a_map_is_made_where_an_event_loop_runs(variant):
+    """As in a notebook."""
+
+    async def made():
+        return run(variant, w.square, range(4))
+
+    assert asyncio.run(made()) == [0, 1, 4, 9]
 
 
 @pytest.mark.parametrize("variant", IN_PROCESS)

@@ -15,11 +15,13 @@ import psutil
 import pytest
 from map_workers import known
 from pointsman.executors import mapping, registry
-from pointsman.executors.mapping import MapExecutor, Method, WorkerDiedError
+from pointsman.executors.mapping import MapExecutor, Method, WorkerDiedError, map_methods
 from pointsman.selector.maps import Facts
 from pointsman.telemetry.outcome import Failure
 
 PYTHON = Facts(0.5, 0.5, 0.5, shares=False)  # half a second of pure Python an item
+SHIPPING = [variant for variant, _, method in map_methods() if method.ships]
+PARALLEL = [variant for variant, _, method in map_methods() if method.parallel]
 NATIVE = Facts(0.5, 0.5, 0.5, shares=True)  # the same in a library that releases the interpreter lock
 
 pytestmark = pytest.mark.usefixtures("no_pool_is_left", "four_cores_and_warm_pools")
@@ -29,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("no_pool_is_left", "four_cores_and_warm_poo
 
 
 @pytest.mark.parametrize("inner", ["auto", "joblib"])
-@pytest.mark.parametrize("outer", ["joblib/threads", "joblib/loky"])
+@pytest.mark.parametrize("outer", PARALLEL)
 def test_a_map_within_a_map_runs_in_place(outer, inner):
     reasons = pm.map(w.maps_again, [inner] * 4, outer, n_jobs=2)
     assert all("worker" in reason for reason in reasons)
@@ -55,21 +57,26 @@ def test_the_workers_exception_comes_out_as_it_is(facts):
     assert not mapping.HERE.inside
 
 
-@pytest.mark.parametrize("backend", ["auto", "sequential", "joblib/threads", "joblib/loky"])
+@pytest.mark.parametrize("backend", ["auto", "sequential", *PARALLEL])
 def test_a_worker_that_raises_stop_iteration_loses_no_results_in_silence(backend):
     """Iterators are on the way of results, and each would take it for its own end."""
     with pytest.raises(RuntimeError, match="the worker raised StopIteration at item 5 of the map"):
         pm.map(w.stops_at_five, range(10), backend)
 
 
-def test_a_chunk_whose_process_died_runs_once_more(tmp_path):
-    items = [(str(tmp_path / "mark"), x) for x in range(20)]
-    results, info = pm.map(w.dies_once, items, "joblib/loky", n_jobs=2, return_info=True)
+@pytest.mark.parametrize("variant", SHIPPING)
+def test_a_chunk_whose_process_died_runs_once_more(variant, tmp_path):
+    items = [(str(tmp_path), x) for x in range(20)]
+    results, info = pm.map(w.notes_and_dies_once, items, variant, n_jobs=2, chunk_size=1, return_info=True)
     assert results == list(range(20))
-    [(variant, failure, message)] = info.failures
-    assert (variant, failure) == ("joblib/loky", Failure.DRIVER)
+    [(failed, failure, message)] = info.failures
+    assert (failed, failure) == (variant, Failure.DRIVER)
     assert "lost" in message
     assert "failed, driver" in info.explain()
+    if variant != "joblib/loky":  # which ends all processes where one is lost
+        assert {x: len((tmp_path / str(x)).read_text()) for x in range(20)} == {
+            x: 2 if x == 3 else 1 for x in range(20)
+        }
 
 
 def test_only_what_was_lost_runs_again():
@@ -146,7 +153,7 @@ def test_a_script_needs_no_main_guard(tmp_path):
     assert (done.stdout, done.returncode) == ("[0, 1, 4, 9, 16]\n", 0), done.stderr
 
 
-@pytest.mark.parametrize("variant", ["joblib/loky", "joblib/threads"])
+@pytest.mark.parametrize("variant", PARALLEL)
 def test_ctrl_c_ends_a_map_and_its_processes(variant, tmp_path):
     marks = [str(tmp_path / f"mark{n}") for n in range(2)]
     body = f"""
