@@ -119,11 +119,11 @@ class RayExecutor(WarmExecutor):
         return pool is not None and bool(pool.folder)
 
     def _start(self, n_jobs: int, options: Mapping[str, Any]) -> None:
-        """See that Ray is initialised: by the user, at an address, or here.
+        """See that Ray is initialised: by the user, whatever the address then, else at the address, else here.
 
         Raises
         ------
-        BackendUnavailableError : it cannot be; or it is already, and not at that address.
+        BackendUnavailableError : it does not answer there, or cannot start here.
         """
         crew, address = self._crews[""], _address(options)
         with crew.lock:
