@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,7 +21,7 @@ from ..telemetry.outcome import Failure
 from . import registry
 from .above import OFFERED
 from .base import Executor, Variant
-from .errors import PointsmanError, RunTimeoutError
+from .errors import PointsmanError
 
 CHUNKS_A_WORKER = 4
 """Where nothing is known of the cost of an item: so many chunks for each worker even out unequal ones."""
@@ -116,7 +115,9 @@ class MapExecutor(Executor):
         Exception : of the worker, unchanged, with a note that names the item; see also `run_chunks`.
         """
         self.check_options(options)
-        items, jobs, chosen = listed(items), workers(n_jobs), self.method(method)
+        chosen = self.method(method or self._fitting(options))
+        jobs = (self.capacity(chosen, options) if n_jobs is None else None) or workers(n_jobs)
+        items = listed(items)
         size = whole("chunk_size", chunk_size) or -(-len(items) // (CHUNKS_A_WORKER * jobs)) or 1
         whole("native_threads", native_threads)
         out: list[Any] = [None] * len(items)
@@ -157,6 +158,20 @@ class MapExecutor(Executor):
                 f"backend: found {kwargs['backend']!r} in a run that is to be on {self.name}; leave it out"
             )
         return OFFERED["run_monte_carlo"](*args, **kwargs)
+
+    def shutdown(self) -> None:
+        """End the workers that are kept for the next run; the next one starts others."""
+
+    def objection(self, method: Method, options: Mapping[str, Any]) -> str | None:  # noqa: ARG002
+        """None, or the sentence why a run with these options of its own is not for `method`."""
+        return None
+
+    def capacity(self, method: Method, options: Mapping[str, Any]) -> int | None:  # noqa: ARG002
+        """Workers that n_jobs=None means where they are not of this machine: those of the user's own cluster."""
+        return None
+
+    def _fitting(self, options: Mapping[str, Any]) -> str:
+        return next((method.name for method in self.methods if self.objection(method, options) is None), "")
 
     def turn(self, method: Method) -> AbstractContextManager[Any]:  # noqa: ARG002 (most need none)
         """Held around `run_chunks` and the use of its results: threads that cannot share workers take turns."""
@@ -355,21 +370,6 @@ def as_worker(work: Callable[[Any], Any]) -> Callable[[Any], Any]:
             HERE.inside = before
 
     return run
-
-
-def in_time(until: float | None) -> bool:
-    """Whether more may be begun."""
-    return until is None or time.monotonic() < until
-
-
-def left_s(until: float | None) -> float | None:
-    """Seconds until `until`, None where it is None; a RunTimeoutError where it has passed."""
-    if until is None:
-        return None
-    left = until - time.monotonic()
-    if left <= 0.0:
-        raise RunTimeoutError("the run's time is over")
-    return left
 
 
 MARK = "runs_items_of_a_pointsman_map"  # set on the `current_process()` of our worker processes

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
 from .base import Capabilities
+from .deadline import left_s
 from .errors import BackendUnavailableError
-from .mapping import MapExecutor, Method, left_s
+from .mapping import MapExecutor, Method
 
 
 class MonteCarloBackend(MapExecutor):

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from . import mpi_rank
+from .deadline import left_s
 from .errors import BackendUnavailableError
-from .mapping import WorkerDiedError, left_s
+from .mapping import WorkerDiedError
 from .native import VARIABLES
 
 START_PATIENCE_S = 120.0

@@ -25,8 +25,8 @@ from ..telemetry.outcome import Failure
 from . import opencl, registry
 from .base import Capabilities, Executor, Variant
 from .conversion import kind_of, map_leaves
+from .deadline import left_s
 from .errors import BackendUnavailableError
-from .mapping import left_s
 from .opencl import OpenCLWorker
 
 OPENCL = "opencl"

@@ -21,8 +21,9 @@ from typing import Any, ClassVar
 
 from ..telemetry import lifetime
 from .base import Capabilities
+from .deadline import left_s
 from .errors import BackendUnavailableError, RunTimeoutError, UnsupportedError
-from .mapping import MapExecutor, Method, WorkerDiedError, as_worker, guarded, left_s, reraise
+from .mapping import MapExecutor, Method, WorkerDiedError, as_worker, guarded, reraise
 from .native import in_thread
 
 IDLE_S = 280.0
@@ -67,6 +68,13 @@ class JoblibExecutor(MapExecutor):
     def turn(self, method: Method) -> AbstractContextManager[Any]:
         """loky's workers are one set for the process: an error ends them all, another `n_jobs` restarts them."""
         return self._turn if method.ships else nullcontext()
+
+    def shutdown(self) -> None:
+        """End the worker processes, whoever uses them."""
+        pool: Any = sys.modules.get("joblib.externals.loky.reusable_executor")
+        if pool is not None and pool._executor is not None:
+            pool._executor.shutdown(wait=True, kill_workers=True)
+        self._last_use = None
 
     def busy(self, method: Method) -> bool:
         """Whether another thread's map uses the worker processes."""

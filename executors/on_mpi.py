@@ -30,8 +30,9 @@ from typing import Any, ClassVar
 
 from ..telemetry import lifetime
 from .base import Capabilities
+from .deadline import in_time, left_s
 from .errors import BackendUnavailableError, UnsupportedError
-from .mapping import MapExecutor, Method, WorkerDiedError, as_worker, cores, guarded, in_time, left_s, reraise
+from .mapping import MapExecutor, Method, WorkerDiedError, as_worker, cores, guarded, reraise
 from .mpi_job import Job, Shared, shared_ranks
 
 AHEAD = 2
@@ -64,7 +65,7 @@ class MPIExecutor(MapExecutor):
         self._turn = threading.RLock()
         lifetime.free_in_child(self, "_turn")
         lifetime.in_child(self._forget)
-        atexit.register(self.end)
+        atexit.register(self.shutdown)
 
     def unusable(self) -> str | None:
         """Why there are no ranks to be had: no mpiexec, or a job whose ranks all run the same program."""
@@ -141,7 +142,7 @@ class MPIExecutor(MapExecutor):
             yield from _results(ranks, chunks, n_jobs, until, out)
         finally:
             if not ranks.leave(out, PATIENCE_S):
-                self.end()
+                self.shutdown()
 
     def _ranks(self, n_jobs: int, native_threads: int, until: float | None, command: str | None) -> Job | Shared:
         """Those that mpiexec gave, or those of our own job, started anew where it has too few or has ended."""
@@ -152,12 +153,12 @@ class MPIExecutor(MapExecutor):
         if found is None:
             raise BackendUnavailableError(self.unusable() or "")
         if job is None or job.size < n_jobs or job.command != found or not job.alive():
-            self.end()
+            self.shutdown()
             parts = shlex.split(found) if command else [found]
             self._job = job = Job(found, parts, n_jobs, native_threads, until)
         return job
 
-    def end(self) -> None:
+    def shutdown(self) -> None:
         """End the job that was started here, if there is one; the next run starts another."""
         job, self._job = self._job, None
         if job is not None:

@@ -14,8 +14,9 @@ from itertools import islice
 from typing import Any
 
 from .base import Capabilities
+from .deadline import in_time, left_s
 from .errors import BackendUnavailableError
-from .mapping import MapExecutor, Method, as_worker, in_time, left_s
+from .mapping import MapExecutor, Method, as_worker
 from .native import in_thread
 
 AHEAD = 2

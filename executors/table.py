@@ -29,6 +29,8 @@ BACKENDS: Mapping[str, Row] = {
     "sequential": Row("on_sequential", "", "maps in a plain loop; no overhead, best for short runs", "", 0.0),
     "threads": Row("on_threads", "", "maps on threads, for workers that release the interpreter lock or wait", "", 0.0),
     "joblib": Row("on_joblib", "joblib", "maps on threads or warm worker processes", "joblib", 0.25),
+    "dask": Row("on_dask", "dask", "maps on one's own Dask cluster, or on workers here", "distributed", 0.6),
+    "ray": Row("on_ray", "ray", "maps on one's own Ray cluster, or on workers here", "ray", 0.6),
     "mpi": Row("on_mpi", "mpi", "maps on the ranks of an MPI job, here or on a cluster", "mpi4py", 0.05),
     "gpu": Row("on_gpu", "", "vectorised Monte Carlo in batches; on the CPU where there is no GPU", "", 0.0),
 }

@@ -213,6 +213,11 @@ class Job:
         against = maps.objections(facts, self._how.prefer, measured, asked=require, patient=not _plain())
         jobs, free = workers(self._how.n_jobs), self._free or cores()
         against |= self._against | self._never()
+        if require is not None:
+            ruled_out, there = maps.on_named(require, self._how.options)
+            against |= ruled_out
+            if there is not None and self._how.n_jobs is None:
+                jobs = free = there
         request = maps.request(name, self.run.left, facts, jobs, free, against=against, require=require)
         choice = engine.choose(request)
         engine.adopt(choice)

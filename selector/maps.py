@@ -197,6 +197,21 @@ def executor_named(backend: str) -> MapExecutor:
     return executor
 
 
+def on_named(backend: str, options: Mapping[str, Any]) -> tuple[dict[str, str], int | None]:
+    """What the options of a named backend rule out, variant -> sentence; and the workers of the cluster of its user."""
+    root, _, only = backend.partition("/")
+    against, there = dict[str, str](), None
+    if registry.available(root) is None:
+        for name, executor, method in map_methods():
+            if executor.name == root and only in ("", method.name):
+                why = executor.objection(method, options)
+                if why is not None:
+                    against[name] = why
+                else:
+                    there = executor.capacity(method, options) or there
+    return against, there
+
+
 def no_option(name: str) -> TypeError:
     """The error for an option that "auto" does not take: mistyped, or a named backend's own."""
     valid = ", ".join(COMMON)

@@ -42,6 +42,16 @@ def _opencl_keeps_its_files_to_itself(tmp_path_factory: pytest.TempPathFactory) 
     os.environ["PYOPENCL_NO_CACHE"] = "1"
 
 
+@pytest.fixture(scope="session")
+def no_pool_is_left() -> Iterator[None]:
+    """End the workers that map backends keep for the next call; once, for to start them takes seconds."""
+    yield
+    from pointsman.executors.mapping import map_methods
+
+    for _, executor, _ in map_methods():
+        executor.shutdown()
+
+
 @pytest.fixture
 def project() -> Path:
     """The folder of the project."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from contextlib import suppress
 
 import map_workers as w
 import numpy as np
 import pointsman as pm
+import psutil
 import pytest
 from pointsman.executors import mapping, on_joblib, registry
 from pointsman.executors.base import Capabilities, Variant
@@ -24,13 +28,7 @@ SHIPPING = [variant for variant, (_, method) in WAYS.items() if method.ships]
 IN_PROCESS = [variant for variant in WAYS if variant not in SHIPPING]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _no_pool_is_left():
-    yield
-    from joblib.externals.loky import get_reusable_executor
-
-    get_reusable_executor().shutdown(wait=True, kill_workers=True)
-    registry.executor("mpi").end()
+pytestmark = pytest.mark.usefixtures("no_pool_is_left")
 
 
 def run(variant: str, worker, items, **options):
@@ -46,7 +44,7 @@ def chunks(variant: str, work, given, **options):
 def test_the_map_backends_are_those_whose_record_says_so():
     mapping_names = {name for name in BACKENDS if registry.executor(name).capabilities.map}
     assert mapping_names == {executor.name for executor, _ in WAYS.values()} == {
-        "sequential", "threads", "joblib", "mpi",
+        "sequential", "threads", "joblib", "dask", "ray", "mpi",
     }  # fmt: skip
     assert not mapping_names & {name for name, _ in registry.array_backends()}
     assert next(iter(WAYS)) == "sequential"  # the default, and the end of every chain
@@ -80,6 +78,7 @@ def test_nothing_is_waited_for_when_the_time_of_a_run_is_over(variant):
     parallel = WAYS[variant][1].parallel
     given = [(0, [0.0]), (1, [2.0 if parallel else 0.4]), (2, [0.0]), (3, [0.0])]
     done = []
+    assert run(variant, w.square, range(4)) == [0, 1, 4, 9]  # the workers run
     until = time.monotonic() + (1.5 if WAYS[variant][1].ships else 0.3)
     with pytest.raises(RunTimeoutError):
         done.extend(found[0] for found in chunks(variant, each(time.sleep), given, until=until))
@@ -170,7 +169,7 @@ def test_a_killed_process_is_a_lost_worker_and_the_next_run_has_new_ones(variant
         run(variant, w.dies, range(8), chunk_size=1)
     assert executor.classify(caught.value) is Failure.DRIVER
     assert executor.classify(RuntimeError("mine")) is None
-    assert not executor.running(method)
+    assert executor.running(method) == (variant == "ray")  # which puts another process in its place by itself
     assert run(variant, w.square, range(4)) == [0, 1, 4, 9]
     assert executor.running(method)
 
@@ -180,18 +179,9 @@ def test_native_threads_are_capped_in_worker_processes(variant):
     names = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"]
     assert run(variant, w.environment, names) == ["1", "1", "1"]
     assert run(variant, w.environment, names, native_threads=2) == ["2", "2", "2"]
-
-
-@pytest.mark.parametrize("variant", SHIPPING)
-def test_a_worker_process_does_not_import_what_it_does_not_need(variant):
-    code = (
-        "import pointsman as pm\n"
-        f"name, _, method = {variant!r}.partition('/')\n"
-        "def loaded(x):\n    import sys\n    return 'pointsman' in sys.modules\n"
-        "print(pm.get_backend(name).map(loaded, range(4), method=method, n_jobs=2))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    assert (done.stdout, done.returncode) == ("[False, False, False, False]\n", 0), done.stderr
+    for number in (1, 2):
+        seen = run(variant, w.threads_after_loading, ["scipy.linalg"] * 4, native_threads=number)
+        assert seen == [{number}] * 4
 
 
 @pytest.mark.parametrize("variant", WAYS)
@@ -206,6 +196,16 @@ def test_closing_early_drops_the_rest_without_a_word_and_leaves_a_working_backen
 @pytest.mark.parametrize("variant", WAYS)
 def test_any_work_on_any_chunk_is_run(variant):
     assert sorted(chunks(variant, sum, [(1, 2), (3, 4), (5,)])) == [3, 5, 7]
+
+
+@pytest.mark.parametrize("variant", WAYS)
+def test_a_map_is_made_where_an_event_loop_runs(variant):
+    """As in a notebook."""
+
+    async def made():
+        return run(variant, w.square, range(4))
+
+    assert asyncio.run(made()) == [0, 1, 4, 9]
 
 
 @pytest.mark.parametrize("variant", IN_PROCESS)
@@ -302,7 +302,7 @@ def test_maps_of_several_threads_take_turns_whatever_becomes_of_each(variant):
     assert found == {"good": [[x * x for x in range(12)]] * 3, "bad": [None] * 3}
 
 
-def test_workers_that_someone_else_ended_are_lost_workers():
+def test_workers_of_loky_that_someone_else_ended_are_lost_workers():
     def ended():
         raise RuntimeError("The executor underlying Parallel has been shutdown. This is likely due to")
         yield
@@ -323,22 +323,63 @@ def test_whether_another_thread_has_the_workers_is_told(variant):
     assert (seen, executor.busy(method)) == ([True], False)
 
 
-@pytest.mark.parametrize("variant", SHIPPING if hasattr(os, "fork") else [])
-def test_a_forked_child_has_workers_of_its_own(variant):
-    code = (
-        "import os, signal, sys, pointsman as pm\n"
-        "def map():\n"
-        f"    return pm.map(lambda x: x * x, range(6), {variant!r}, n_jobs=2) == [x * x for x in range(6)]\n"
-        "assert map()\n"
-        "pid = os.fork()\n"
-        "if pid == 0:\n"
-        "    signal.alarm(30)\n"
-        "    sys.exit(0 if map() else 1)\n"
-        "assert os.waitpid(pid, 0)[1] == 0\n"
-        "assert map()\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+SCRIPT = """
+import os, signal, sys
+import pointsman as pm
+
+def loaded(x):
+    return "pointsman" in sys.modules
+
+def map(n_jobs=2):
+    return pm.map(lambda x: x * x, range(6), VARIANT, n_jobs=n_jobs) == [x * x for x in range(6)]
+
+print(pm.map(loaded, range(4), VARIANT, n_jobs=2), flush=True)
+pid = os.fork()
+if pid == 0:
+    signal.alarm(30)  # ends it, should it wait
+    try:
+        sys.exit(0 if map() else 1)
+    except pm.BackendUnavailableError as error:
+        os._exit(0 if "forked" in str(error) and VARIANT == "ray" else 1)
+assert os.waitpid(pid, 0)[1] == 0
+assert map()
+"""
+
+
+@pytest.mark.parametrize("variant", SHIPPING)
+def test_a_plain_script_needs_no_guard_and_a_child_that_it_forks_has_workers_of_its_own(variant, tmp_path):
+    """No worker process runs the script again, nor imports what it does not need; nothing of it is left, and nothing
+    is said. Ray cannot be used in a forked child, which is told so."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.replace("VARIANT", repr(variant)))
+    with tempfile.TemporaryDirectory(dir="/tmp") as files:  # a short path, for Ray's sockets
+        done = subprocess.run(
+            [sys.executable, "-W", "error", str(script)], capture_output=True, text=True, timeout=120, check=False,
+            env={**os.environ, "TMPDIR": files, "HOME": str(tmp_path), MARK: "1"},
+        )  # fmt: skip
+        left = os.listdir(files)
+    assert (done.stdout, done.returncode) == ("[False, False, False, False]\n", 0), done.stderr
+    assert processes_with(MARK) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
+    if variant != "joblib/loky":  # which complains, at the end of a forked child, of what is its parent's
+        assert (done.stderr, left) == ("", [])
+
+
+MARK = f"STARTED_BY_TEST_{os.getpid()}"  # in the environment of what a test starts, and of what that starts
+
+
+def processes_with(mark: str) -> list[str]:
+    """The commands of those that are left, after a while."""
+    for _ in range(50):
+        left = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if mark in process.environ() and process.status() != psutil.STATUS_ZOMBIE:
+                    left.append(" ".join(process.cmdline())[:200])
+        if not left:
+            break
+        time.sleep(0.1)
+    return left
 
 
 @pytest.mark.parametrize("variant", IN_PROCESS)

@@ -27,7 +27,7 @@ def _no_job_is_left():
     registry.ensure("mpi")
     before = shared_memory()
     yield
-    MPI.end()
+    MPI.shutdown()
     assert shared_memory() <= before
 
 
@@ -127,7 +127,7 @@ def test_native_threads_are_capped_for_libraries_loaded_before_and_later():
 
         return {library["num_threads"] for library in threadpool_info()}
 
-    MPI.end()
+    MPI.shutdown()
     for number in (1, 2, 1):
         assert MPI.map(seen, range(4), n_jobs=2, native_threads=number, chunk_size=1) == [{number}] * 4
 

@@ -348,7 +348,7 @@ def test_a_missing_library_is_an_error_where_it_is_asked_for_and_else_a_reason(m
     ("arguments", "error", "says"),
     [
         ({"backend": "jobllib"}, ValueError, "did you mean 'joblib'"),
-        ({"backend": "dask"}, pm.BackendUnavailableError, "not part of this version"),
+        ({"backend": "stan"}, pm.BackendUnavailableError, "not part of this version"),
         ({"backend": "torch"}, ValueError, "no map runs on 'torch'; it does on: sequential, threads, joblib/threads"),
         ({"backend": "joblib/dask"}, ValueError, "joblib maps in no way called 'dask'; it does as: joblib/threads"),
         ({"prefer": "thread"}, ValueError, "prefer: found 'thread'; allowed are processes, threads and None"),

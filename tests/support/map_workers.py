@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+import importlib
 import os
 import signal
 import sys
@@ -70,6 +71,13 @@ def loaded(name: str) -> bool:
     return name in sys.modules
 
 
+def threads_after_loading(library: str) -> set[int]:
+    importlib.import_module(library)
+    from threadpoolctl import threadpool_info
+
+    return {found["num_threads"] for found in threadpool_info() if found["user_api"] in ("blas", "openmp")}
+
+
 def process(x: int) -> int:
     return os.getpid()
 
@@ -95,6 +103,14 @@ def dies_once(item: tuple[str, int]) -> int:
         Path(mark).touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return x
+
+
+def notes_and_dies_once(item: tuple[str, int]) -> int:
+    folder, x = item
+    with Path(folder, str(x)).open("a") as file:
+        file.write("x")
+    time.sleep(0.02)
+    return dies_once((str(Path(folder, "mark")), x))
 
 
 def marks_and_sleeps(mark: str) -> None:
