@@ -9,12 +9,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from ..telemetry import lifetime
 from .native import VARIABLES
 
 START_S, CLOSE_S = 60.0, 3.0
@@ -80,6 +82,7 @@ def start(jobs: int, *, threads: bool) -> Pool:
     OSError, RuntimeError : they cannot be started here; nothing is left of them.
     """
     pool = Pool(None, jobs, None, tempfile.mkdtemp(prefix="pointsman-dask-"))
+    _hush(1)
     try:
         _start(pool, threads)
     except BaseException:
@@ -101,6 +104,28 @@ def end(pool: Pool) -> None:
         if process.stdin is not None:
             process.stdin.close()
     shutil.rmtree(pool.folder, ignore_errors=True)
+    _hush(-1)
+
+
+_HUSHED: list[Any] = [0, None]  # pools that there are, and how to give Dask's log its voice again
+_HUSH_LOCK = threading.Lock()
+lifetime.free_in_child(sys.modules[__name__], "_HUSH_LOCK")
+
+
+def _hush(more: int) -> None:
+    """Keep Dask's log silent while there are pools: it tells of each lost worker and each end, which is told anyway.
+
+    A cluster's own setting for that would give back the voice when the first of two ends.
+    """
+    from distributed.utils import silence_logging_cmgr
+
+    with _HUSH_LOCK:
+        before, _HUSHED[0] = _HUSHED[0], max(0, _HUSHED[0] + more)
+        if before == 0 and more > 0:
+            _HUSHED[1] = silence_logging_cmgr(logging.CRITICAL)
+            _HUSHED[1].__enter__()
+        elif before > 0 and _HUSHED[0] == 0:
+            _HUSHED[1].__exit__(None, None, None)
 
 
 def _start(pool: Pool, threads: bool) -> None:
@@ -120,7 +145,7 @@ def _start(pool: Pool, threads: bool) -> None:
         workers = dict.fromkeys(range(pool.jobs), worker)
     # A chunk whose worker died fails at once; Dask itself would try it on three workers more.
     scheduler = {"cls": Scheduler, "options": {**common, "port": 0, "allowed_failures": 0}}
-    pool.cluster = SpecCluster(workers=workers, scheduler=scheduler, name="pointsman", silence_logs=logging.CRITICAL)
+    pool.cluster = SpecCluster(workers=workers, scheduler=scheduler, name="pointsman")
     pool.client = Client(pool.cluster, set_as_default=False)
     until = time.monotonic() + START_S
     while sum(pool.client.nthreads().values()) < pool.jobs:

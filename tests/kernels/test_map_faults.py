@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import ClassVar
@@ -167,7 +169,9 @@ except KeyboardInterrupt:
     print("interrupted", flush=True)
     os._exit(7)  # threads that sleep would keep the interpreter
 """
-    running = subprocess.Popen(script(tmp_path, body), stdout=subprocess.PIPE, text=True)
+    files = tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True)  # a short path, for Ray's sockets
+    environment = {**os.environ, "TMPDIR": files.name}
+    running = subprocess.Popen(script(tmp_path, body), stdout=subprocess.PIPE, text=True, env=environment)
     try:
         pids = [int(text) for text in wait_for(marks)]
         running.send_signal(signal.SIGINT)
@@ -178,6 +182,7 @@ except KeyboardInterrupt:
     finally:
         running.kill()
         running.wait()
+        files.cleanup()
 
 
 def wait_for(marks: list[str]) -> list[str]:
