@@ -15,7 +15,8 @@ import pytest
 from pointsman.executors import registry
 from pointsman.executors.mapping import COMMON, MapExecutor
 from pointsman.executors.table import BACKENDS, BackendType
-from pointsman.selector import settings
+from pointsman.kernels.monte_carlo import GLOBAL_GENERATOR
+from pointsman.selector import maps, settings
 
 from benchmarks import option_price
 
@@ -124,6 +125,15 @@ def test_every_option_of_monte_carlo_stands_in_the_table():
     by_hand = [row for row in shown if row[1] == "all" and row[0] in named - set(COMMON)]
     assert [row[0] for row in by_hand] == ["prefer", "rerun"]
     assert shown == [*common, *by_hand, *own]
+
+
+def test_the_reasons_against_threads_are_quoted_as_they_are_told():
+    page = (ROOT / "docs" / "monte-carlo-examples.md").read_text(encoding="utf-8")
+    facts = [maps.Facts(1.0, 1.0, 1.0, shares) for shares in (None, False)]
+    told = {maps.objections(each, None, set())["joblib/threads"] for each in facts}
+    assert set(re.findall(r'^\| "(?!the worker draws)(.+?)" \|', page, re.MULTILINE)) == told
+    [quoted] = re.findall(r'^\| "(the worker draws.+?) \.\.\." \|', page, re.MULTILINE)
+    assert GLOBAL_GENERATOR.startswith(quoted)
 
 
 def test_the_page_shows_the_price_of_an_option_as_the_benchmark_simulates_it():
