@@ -21,6 +21,10 @@ BLOCK_S = 0.005
 WATCH_S = 0.012
 """Seconds of work during which the interpreter lock is watched: two or three of its switching intervals."""
 BEAT_S, BEATS = 5e-4, 24
+SPIN_S = 1e-4
+"""Seconds that the lock is then held in turn: a worker that lets go of it for moments only stands still meanwhile."""
+GOES_ON = 0.5
+"""A worker that computes for this share of those seconds can do without the lock."""
 HELD = 0.4
 """A thread that gets the interpreter only after this share of the switching interval has had to wait for it."""
 CROWDED = 0.1
@@ -189,15 +193,18 @@ def pilot(run: Run, known: Facts | None) -> Facts | None:
 
 
 class Beat:
-    """Tells whether other threads get to run: a thread that only sleeps, and notes how late it comes back.
+    """Tells whether other threads get to run: a thread that sleeps, notes how late it comes back, and holds the lock.
 
     One that wants the interpreter lock while another thread computes in Python gets it after a switching interval
-    (5 ms); if the other releases it, at once.
+    (5 ms); if the other releases it, at once. That may be for moments only, as short NumPy calls do: so the lock is
+    held for a while, and whether the caller's thread computes meanwhile is looked at.
     """
 
     def __init__(self) -> None:
         self._late: list[float] = []
+        self._went_on: list[float] = []
         self._done = threading.Event()
+        self._caller = _cpu_clock()
         self._thread = threading.Thread(target=self._beat, name="pointsman-beat", daemon=True)
 
     def start(self) -> None:
@@ -205,25 +212,49 @@ class Beat:
         self._thread.start()
 
     def _beat(self) -> None:
-        clock = time.perf_counter
+        clock, caller = time.perf_counter, self._caller
         for _ in range(BEATS):
             before = clock()
             if self._done.wait(BEAT_S):
                 return
-            self._late.append(clock() - before - BEAT_S)
+            now = clock()
+            self._late.append(now - before - BEAT_S)
+            if caller is not None:
+                used, until = caller(), now + SPIN_S
+                while clock() < until:
+                    pass
+                self._went_on.append((caller() - used) / (clock() - now))
 
     def stop(self) -> bool:
         """End; whether other threads could run meanwhile."""
         self._done.set()
         self._thread.join()
-        return lets_others_run(self._late)
+        return lets_others_run(self._late, self._went_on)
 
 
-def lets_others_run(late: list[float]) -> bool:
-    """Whether a thread that came back so many seconds late each time had the interpreter when it wanted it."""
+def _cpu_clock() -> Callable[[], float] | None:
+    """Reads the processor seconds of the calling thread from any thread; None where the system has no such clock."""
+    try:
+        clock = time.pthread_getcpuclockid(threading.get_ident())
+        time.clock_gettime(clock)
+    except (AttributeError, OSError):
+        return None
+    return lambda: time.clock_gettime(clock)
+
+
+def lets_others_run(late: list[float], went_on: list[float]) -> bool:
+    """Whether another thread could run beside the watched one.
+
+    Parameters
+    ----------
+    late : seconds by which it came back late, each time.
+    went_on : shares of the time for which it then held the interpreter lock that the watched one computed.
+    """
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
         return True
-    return bool(late) and statistics.median(late) < HELD * sys.getswitchinterval()  # none: not one turn in all the time
+    if not late or statistics.median(late) >= HELD * sys.getswitchinterval():  # none: not one turn in all the time
+        return False
+    return not went_on or statistics.median(went_on) > GOES_ON
 
 
 def core_wait_s() -> float:

@@ -178,7 +178,7 @@ def run_monte_carlo(
 
     Notes
     -----
-    The first simulation runs in place, where its use of global generators is seen. Seeds: NumPy's `SeedSequence`
+    The first simulations run in place, where their use of global generators is seen. Seeds: NumPy's `SeedSequence`
     (O'Neill, 2015), spawned as ``SeedSequence(seed).spawn(n)`` does.
 
     Examples
@@ -266,31 +266,26 @@ def replay(
 
 def _run(job: Job, backend: str, prefer: str | None, native_threads: int) -> None:
     executor = job.check(backend)
+    run, before, inside = job.run, generators(), HERE.inside
     with held(native_threads):
-        if _draws_globally(job.run):
+        if run.left:
+            HERE.inside = True
+            try:
+                run.block(1)
+            finally:
+                HERE.inside = inside
+        if generators() != before:
             named = backend.partition("/")[2]
             ways = [m for m in executor.methods if not named or m.name == named] if executor is not None else []
             if prefer == "threads" or (ways and all(map(_on_threads, ways))):
                 raise ValueError(f"{backend if prefer is None else f'prefer={prefer!r}'}: {GLOBAL_GENERATOR}")
-            job.rule_out(_on_threads, GLOBAL_GENERATOR)
+        job.rule_out(_on_threads, GLOBAL_GENERATOR, lambda: generators() != before)
         job.do(backend)
 
 
 def _on_threads(method: Method) -> bool:
+    """Whether workers share what belongs to the whole process."""
     return method.parallel and not method.ships
-
-
-def _draws_globally(run: Run) -> bool:
-    """Run the first simulation, and find out whether it drew from a generator that belongs to the whole process."""
-    if not run.left:
-        return False
-    before, inside = generators(), HERE.inside
-    HERE.inside = True
-    try:
-        run.block(1)
-    finally:
-        HERE.inside = inside
-    return generators() != before
 
 
 def _too_late(timeout: float | None, sink: Collector, checkpoint: object) -> RunTimeoutError:

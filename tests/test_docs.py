@@ -130,7 +130,7 @@ def test_every_option_of_monte_carlo_stands_in_the_table():
 def test_the_reasons_against_threads_are_quoted_as_they_are_told():
     page = (ROOT / "docs" / "monte-carlo-examples.md").read_text(encoding="utf-8")
     facts = [maps.Facts(1.0, 1.0, 1.0, shares) for shares in (None, False)]
-    told = {maps.objections(each, None, set())["joblib/threads"] for each in facts}
+    told = {maps.objections(each, None, set())["threads"] for each in facts}
     assert set(re.findall(r'^\| "(?!the worker draws)(.+?)" \|', page, re.MULTILINE)) == told
     [quoted] = re.findall(r'^\| "(the worker draws.+?) \.\.\." \|', page, re.MULTILINE)
     assert GLOBAL_GENERATOR.startswith(quoted)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import stat
 import subprocess
 import sys
@@ -206,24 +205,29 @@ def test_one_run_at_a_time(path):
 
 
 def test_a_forked_child_neither_writes_nor_keeps_others_out(path):
-    with Checkpoint.open(path, RUN) as checkpoint:
+    said = python(f"""
+        import os, signal
+        from pointsman.kernels.checkpoint import Checkpoint, CheckpointError
+        checkpoint = Checkpoint.open({str(path)!r}, {RUN!r})
         read, write = os.pipe()
         child = os.fork()
         if child == 0:
             try:
                 checkpoint.put(0, ["from the child"])
+                os.write(write, b"written")
             except CheckpointError:
                 os.write(write, b"refused")
-            signal.pause()  # lives on
-            os._exit(0)
-        os.close(write)
-        assert os.read(read, 10) == b"refused"
-        os.close(read)
-    try:
-        assert content(path) == ({}, {})
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+            signal.pause()  # it lives longer than its parent's run
+        print(os.read(read, 10).decode())
+        checkpoint.close()
+        try:
+            Checkpoint.open({str(path)!r}, {RUN!r}).close()
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    """).stdout
+    assert said == "refused\n"
+    assert content(path) == ({}, {})
 
 
 def test_a_file_system_without_locks_is_a_warning(path, monkeypatch):

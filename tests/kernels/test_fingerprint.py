@@ -182,7 +182,14 @@ def test_what_decorators_leave_of_a_function_is_seen_too():
 
         return wrapper
 
-    assert len({digest(one), digest(twice(one)), digest(twice(two))}) == 3
+    def thrice(f):
+        @functools.wraps(f)
+        def wrapper(seed):
+            return 3 * f(seed)
+
+        return wrapper
+
+    assert len({digest(f) for f in (worker, twice(worker), twice(one), twice(two), thrice(worker))}) == 5
 
 
 def test_what_cannot_be_known_again_needs_a_key():
