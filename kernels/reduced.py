@@ -80,7 +80,9 @@ class PValue:
         return (high - low) / 2
 
     def settled(self, level: float = 0.05, confidence: float = 0.999) -> bool:
-        """Whether each interval lies on one side of `level`."""
+        """Whether each interval lies on one side of `level`, a share between 0 and 1."""
+        if not 0.0 < level < 1.0:  # as `stop_when=PValue.settled` would give the number of simulations
+            raise ValueError(f"settled: found level={level}; it is a share, between 0 and 1, such as 0.05")
         low, high = self.interval(confidence)
         return bool(np.all((low > level) | (high < level)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shlex
@@ -9,9 +10,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pointsman as pm
 import pytest
-from pointsman.executors.table import BackendType
-from pointsman.selector import settings
+from pointsman.executors import registry
+from pointsman.executors.mapping import COMMON, MapExecutor
+from pointsman.executors.table import BACKENDS, BackendType
+from pointsman.kernels.monte_carlo import GLOBAL_GENERATOR
+from pointsman.selector import maps, settings
+
+from benchmarks import option_price
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -33,8 +40,8 @@ def interpreter(folder: Path, *argv: str, **environ: str) -> subprocess.Complete
 def test_the_pages_are_there_and_have_code():
     assert [page.name for page in PAGES if blocks(page, "python")] == [
         "README.md", "add-a-backend.md", "add-a-kernel.md", "adopt.md", "best-practices.md", "calibrate.md",
-        "chains.md", "coming-from.md", "how-selection-decides.md", "map.md", "monte-carlo.md", "pinned.md",
-        "settings.md", "tutorial.md",
+        "chains.md", "coming-from.md", "how-selection-decides.md", "map.md", "monte-carlo-examples.md",
+        "monte-carlo.md", "pinned.md", "settings.md", "tutorial.md",
     ]  # fmt: skip
 
 
@@ -105,6 +112,33 @@ def test_every_setting_stands_in_the_table():
         assert f"| `{variable}` | `{field}` |" in text
     for mode in settings.MODES:
         assert f"`{mode}`" in text
+
+
+def test_every_option_of_monte_carlo_stands_in_the_table():
+    page = (ROOT / "docs" / "monte-carlo.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| `(\w+)` \| (all|`\w+`) \| (.+) \|$", page, re.MULTILINE)
+    executors = {name: executor for name, executor in ((name, registry.executor(name)) for name in BACKENDS)
+                 if isinstance(executor, MapExecutor)}  # fmt: skip
+    own = [(option, f"`{name}`", told) for name, found in executors.items() for option, told in found.options.items()]
+    common = [(option, "all", told) for option, told in COMMON.items()]
+    named = set(inspect.signature(pm.run_monte_carlo).parameters)
+    by_hand = [row for row in shown if row[1] == "all" and row[0] in named - set(COMMON)]
+    assert [row[0] for row in by_hand] == ["prefer", "rerun"]
+    assert shown == [*common, *by_hand, *own]
+
+
+def test_the_reasons_against_threads_are_quoted_as_they_are_told():
+    page = (ROOT / "docs" / "monte-carlo-examples.md").read_text(encoding="utf-8")
+    facts = [maps.Facts(1.0, 1.0, 1.0, shares) for shares in (None, False)]
+    told = {maps.objections(each, None, set())["threads"] for each in facts}
+    assert set(re.findall(r'^\| "(?!the worker draws)(.+?)" \|', page, re.MULTILINE)) == told
+    [quoted] = re.findall(r'^\| "(the worker draws.+?) \.\.\." \|', page, re.MULTILINE)
+    assert GLOBAL_GENERATOR.startswith(quoted)
+
+
+def test_the_page_shows_the_price_of_an_option_as_the_benchmark_simulates_it():
+    page = ROOT / "docs" / "monte-carlo-examples.md"
+    assert any(inspect.getsource(option_price.simulated_price) in block for block in blocks(page, "python"))
 
 
 def test_the_glossary_names_only_backends_that_exist():

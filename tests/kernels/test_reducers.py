@@ -137,6 +137,8 @@ def test_intervals_of_the_mean_and_of_a_share():
     assert folded(pm.reducers.Exceedances(9.0), [0.0] * 99, 10).p == 1 / 100  # never 0
     assert not share.settled(0.1)
     assert share.settled(0.5)
+    with pytest.raises(ValueError, match="level=1024"):
+        share.settled(1024)  # what `stop_when=PValue.settled` would ask
 
 
 def test_a_histogram_counts_edges_outsiders_and_nans_where_they_belong():
