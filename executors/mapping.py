@@ -7,6 +7,7 @@ item is, how many make a chunk, and where a run belongs is decided above.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import threading
 from abc import abstractmethod
@@ -305,14 +306,17 @@ def guarded(work: Callable[[Any], Any]) -> Callable[[Any], tuple[bool, Any]]:
 
     So exceptions of the worker can be told from troubles of the engine, and arrive whatever their class is like.
     """
-    mark = MARK
+    mark, here = MARK, (os.getpid(), socket.gethostname())
 
     def run(chunk: Any) -> tuple[bool, Any]:
         import multiprocessing
+        import os
         import pickle
+        import socket
         import traceback
 
-        setattr(multiprocessing.current_process(), mark, True)
+        if (os.getpid(), socket.gethostname()) != here:  # a cluster may well run in the caller's own process
+            setattr(multiprocessing.current_process(), mark, True)
         try:
             return True, work(chunk)
         except Exception as error:

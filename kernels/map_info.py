@@ -42,7 +42,7 @@ class MapInfo:
         lines = [f"{self._what()} in {readable(self.seconds)} on {self.variant}: {self.reason}"]
         if self.chunks:
             lines.append(
-                f"   {self.in_place} in place, {self.items - self.in_place} in {self.chunks} chunks of "
+                f"   {self.in_place} in place, {max(0, self._count() - self.in_place)} in {self.chunks} chunks of "
                 f"{self.chunk_size} or fewer on {self.n_jobs} workers"
             )
             lines.append(f"   one after the other they would have taken {readable(self._count() * self.item_s)}")

@@ -290,7 +290,7 @@ class Job:
                 if len(info.failures) < 2:
                     raise
                 raise nothing_left(choice, self._info.failures) from again
-        run.done = len(run.items)
+        run.done, info.chunks = len(run.items), len(done)
 
     def _after(self, choice: Choice, failed: str, method: Method) -> list[str]:
         """Where to go on after a failure.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal, TypeVar, overload
 
 from ..executors.errors import RunTimeoutError
-from ..executors.mapping import whole
+from ..executors.mapping import map_methods, whole
 from ..executors.native import held
+from ..selector.operations import meant
 from .collect import LEAF
 from .map import check
 from .map_run import How
@@ -154,7 +156,9 @@ def run_monte_carlo(
     """
     started = time.perf_counter()
     check(worker, backend, n_jobs, prefer, chunk_size, native_threads)
-    _check(n_simulations, seeds, on_error, retries, worker_args, worker_kwargs, leaf_size, timeout)
+    _check(n_simulations, seeds, on_error, retries, worker_args, worker_kwargs)
+    _check_end(leaf_size, timeout, stop_when, progress)
+    _check_options(backend_options)
     until = None if timeout is None else time.monotonic() + timeout
     how = How(n_jobs, prefer, chunk_size, native_threads, rerun, until, backend_options)
     asked = Asked(
@@ -209,13 +213,31 @@ def replay(
     return result
 
 
-def _check(
-    n_simulations: object, seeds: str, on_error: str, retries: object, args: object, kwargs: object,
-    leaf_size: int = LEAF, timeout: float | None = None,
-) -> None:  # fmt: skip
+def _check_end(leaf_size: int, timeout: float | None, stop_when: object, progress: object) -> None:
     whole("leaf_size", leaf_size)
+    if leaf_size is None:
+        raise TypeError("leaf_size: found None; give a whole number")
     if timeout is not None and not timeout > 0:
         raise ValueError(f"timeout: found {timeout!r}; give seconds above 0, or None")
+    if stop_when is not None and not callable(stop_when):
+        raise TypeError(f"stop_when: found {stop_when!r}; give a function of (value, n) that says whether to end")
+    if not isinstance(progress, bool) and not callable(progress):
+        raise TypeError(f"progress: found {progress!r}; give True, or a function of (simulations done, n_simulations)")
+
+
+def _check_options(given: Iterable[str]) -> None:
+    """A backend's own options are left to it; what no backend knows is an error here, where all names are known."""
+    theirs = {name for _, executor, _ in map_methods() for name in executor.options} | {"pure"}
+    for name in given:
+        if name not in theirs:
+            own = [p.name for p in inspect.signature(run_monte_carlo).parameters.values() if p.kind is p.KEYWORD_ONLY]
+            raise TypeError(
+                f"run_monte_carlo has no option {name!r}{meant(name, own)}; valid are: {', '.join(own)}, and with a "
+                "named backend its own, see get_backend(name).options"
+            )
+
+
+def _check(n_simulations: object, seeds: str, on_error: str, retries: object, args: object, kwargs: object) -> None:
     whole("n_simulations", n_simulations, least=0)  # type: ignore[arg-type]  # that is what it finds out
     whole("retries", retries, least=0)  # type: ignore[arg-type]
     if n_simulations is None or retries is None:

@@ -72,7 +72,7 @@ class PValue:
         share, width = self.r / n, z * z / n
         middle = (share + width / 2) / (1 + width)
         half = z * np.sqrt(share * (1 - share) / n + width / (4 * n)) / (1 + width)
-        return middle - half, middle + half
+        return item(middle - half), item(middle + half)
 
     def half_width(self, confidence: float = 0.95) -> Any:
         """Half the width of `interval`."""

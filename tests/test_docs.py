@@ -15,7 +15,7 @@ import pytest
 from pointsman.executors import registry
 from pointsman.executors.mapping import COMMON, MapExecutor
 from pointsman.executors.table import BACKENDS, BackendType
-from pointsman.kernels.monte_carlo import GLOBAL_GENERATOR
+from pointsman.kernels.monte_carlo_run import GLOBAL_GENERATOR
 from pointsman.selector import maps, settings
 
 from benchmarks import option_price
