@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         replay,
         run_monte_carlo,
     )
+    from pointsman.kernels.red_noise import AR1, ar1, ar1_surrogate, phase_randomize
     from pointsman.kernels.run import bind, run
     from pointsman.kernels.simulations import FailedSimulation
     from pointsman.selector.adaptive import adaptive
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AR1",
     "BackendType",
     "BackendUnavailableError",
     "Capabilities",
@@ -77,6 +79,8 @@ __all__ = [
     "Variant",
     "WorkloadCharacteristics",
     "adaptive",
+    "ar1",
+    "ar1_surrogate",
     "bind",
     "calibrate",
     "chain",
@@ -87,6 +91,7 @@ __all__ = [
     "flush",
     "get_backend",
     "list_backends",
+    "phase_randomize",
     "print_backend_info",
     "register_backend",
     "register_operation",
@@ -101,6 +106,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AR1": "kernels.red_noise",
     "BackendType": "executors.table",
     "BackendUnavailableError": "executors.errors",
     "Capabilities": "executors.base",
@@ -119,6 +125,8 @@ _HOMES = {
     "Variant": "executors.base",
     "WorkloadCharacteristics": "selector.workload",
     "adaptive": "selector.adaptive",
+    "ar1": "kernels.red_noise",
+    "ar1_surrogate": "kernels.red_noise",
     "bind": "kernels.run",
     "calibrate": "kernels.calibrate",
     "chain": "selector.chain",
@@ -130,6 +138,7 @@ _HOMES = {
     "get_backend": "executors.registry",
     "list_backends": "executors.registry",
     "map": "kernels.map",  # not in __all__: a star import must not replace Python's own
+    "phase_randomize": "kernels.red_noise",
     "print_backend_info": "executors.registry",
     "register_backend": "executors.registry",
     "register_operation": "selector.operations",

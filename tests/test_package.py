@@ -15,6 +15,7 @@ import pytest
 from pointsman.executors.table import BACKENDS
 
 PUBLIC = """
+AR1 ar1 ar1_surrogate phase_randomize
 BackendType BackendUnavailableError Capabilities Decision Executor FailedSimulation Failure HistoryWarning
 IntelligentBackendSelector MonteCarloInfo NoCandidateError Operation PointsmanError Portable UnsupportedError Variant
 WorkloadCharacteristics adaptive bind calibrate chain configure convert default_selector export_lock flush get_backend
