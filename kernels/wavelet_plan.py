@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import wavelets
+from .band_limited import NOTHING, Group, Groups, grouped
 from .checks import need_choice
 from .spectra import Kept, fast_length
 from .wavelets import Array, Mother, Wavelet
@@ -79,18 +80,47 @@ class Plan:
         """Angular frequencies of the bins from zero to the Nyquist frequency, radians to the sample."""
         kind = np.dtype(dtype).type
         pi = np.arctan(kind(1)) * 4  # of extended precision too
-        return np.arange(self.size // 2 + 1).astype(dtype) * (2 * pi / kind(self.size))
+        found: Array = np.arange(self.size // 2 + 1).astype(dtype) * (2 * pi / kind(self.size))
+        return found
 
     def steps(self, dtype: Any = np.float64) -> Array:
         """The scales in samples, as a column."""
-        return np.asarray(self.scales, dtype)[:, None] / np.dtype(dtype).type(self.dt)
+        found: Array = np.asarray(self.scales, dtype)[:, None] / np.dtype(dtype).type(self.dt)
+        return found
 
     def bank(self, dtype: Any) -> Array:
-        """(J + 1, size // 2 + 1) magnitudes of the scaled wavelets in `dtype`, kept; not to be written to."""
-        return KEPT.get(("bank", self, np.dtype(dtype).char), partial(self._bank, dtype))
+        """(J + 1, size // 2 + 1) filters of the transform but for their `phase`, all bins, in `dtype`."""
+        return self._filters(slice(None), self.size // 2 + 1, dtype)
 
-    def _bank(self, dtype: Any) -> Array:
-        return self.wavelet.magnitude(self.steps() * self.angular()).astype(dtype, copy=False)
+    def groups(self, dtype: Any, *, whole: bool = False) -> list[Group]:
+        """The filters for `band_limited.inverses`, in `dtype`, kept; `whole`: for transforms of full length alone."""
+        key = ("groups", self, np.dtype(dtype).char, whole)
+        groups: Any = KEPT.get(key, partial(self._groups, dtype, whole))
+        return groups.members  # type: ignore[no-any-return]
+
+    def _groups(self, dtype: Any, whole: bool) -> Any:
+        at = np.arange(0.0, 1000.0, 0.01)
+        size = np.abs(self.wavelet.magnitude(at))
+        reach = at[np.flatnonzero(size > NOTHING[np.dtype(dtype).char] * size.max())[-1]] + 0.01
+        bins = self.size // 2 + 1
+        ends = np.minimum(reach / self.steps()[:, 0] * self.size / (2 * np.pi) + 2, bins).astype(np.int64)
+        return Groups(grouped(lambda rows, end: self._filters(rows, end, dtype), ends, self.size, whole))
+
+    def _filters(self, rows: slice, end: int, dtype: Any) -> Array:
+        steps = self.steps(dtype if dtype == np.longdouble else np.float64)[rows]
+        found = np.sqrt(2 * np.pi * steps) * self.wavelet.magnitude(steps * self.angular(steps.dtype)[:end])
+        if not self.wavelet.analytic:
+            # Real: twice the real part of the sum over positive frequencies; the Nyquist bin stands for both of its.
+            found[:, 1 : (self.size + 1) // 2] *= 2
+        return found.astype(dtype, copy=False)
+
+    def answer(self, samples: Any, xp: Any = np) -> Any:
+        """The transform of real series, from the sums over the filters of `bank`: complex, of DOG the real one."""
+        phase = self.wavelet.phase
+        if self.wavelet.analytic:
+            return samples
+        part = xp.real(samples) if complex(phase).imag == 0 else xp.imag(samples)
+        return part if phase in (1, 1j) else -part  # the real part of their product with the conjugate phase
 
     def smoother(self, dtype: Any) -> Array:
         """(J + 1, size) spectra of the weights that smooth in time, their sum one; kept; not to be written to."""

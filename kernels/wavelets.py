@@ -146,7 +146,7 @@ class Morlet(Mother):
 
     @property
     def at_zero(self) -> float:
-        return math.pi**-0.25
+        return float(math.pi**-0.25)
 
     @property
     def c_delta_limit(self) -> float:
@@ -217,7 +217,10 @@ class DOG(Mother):
     m: int = 2
     name: ClassVar[str] = "dog"
     analytic: ClassVar[bool] = False
-    _published: ClassVar[Mapping[float, tuple[float, float, float]]] = {2.0: (3.541, 1.43, 1.4), 6.0: (1.966, 1.37, 0.97)}
+    _published: ClassVar[Mapping[float, tuple[float, float, float]]] = {
+        2.0: (3.541, 1.43, 1.4),
+        6.0: (1.966, 1.37, 0.97),
+    }
 
     def __post_init__(self) -> None:
         _need_order("dog", "m", self.m, least=1, most=40, whole=True)
@@ -242,7 +245,7 @@ class DOG(Mother):
     def at_zero(self) -> float:
         if self.m % 2:
             return 0.0
-        moment = 2.0 ** ((self.m + 1) / 2) * math.gamma((self.m + 1) / 2)
+        moment: float = 2.0 ** ((self.m + 1) / 2) * math.gamma((self.m + 1) / 2)
         return self.phase.real * moment / math.sqrt(2.0 * math.pi * math.gamma(self.m + 0.5))
 
     @property
@@ -295,7 +298,7 @@ def mother(wavelet: Wavelet) -> Mother:
 
 def _need_order(wavelet: str, name: str, order: Any, *, least: float, most: float, whole: bool) -> None:
     kind = numbers.Integral if whole else numbers.Real
-    if not isinstance(order, kind) or isinstance(order, bool) or not least <= order <= most:
+    if not isinstance(order, kind) or isinstance(order, bool) or not least <= float(order) <= most:
         raise ValueError(
             f"wavelet: {name} of {wavelet} must be a {'whole ' if whole else ''}number from {least:g} to {most:g}; "
             f"got {order!r}"
