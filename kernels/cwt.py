@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -41,32 +41,17 @@ from ..executors import buffers
 from ..executors.base import Parameters, Shapes, Variant
 from ..selector.portable import Portable
 from . import wavelet_plan
-from .band_limited import BLOCK, Inverse, inverses
+from .band_limited import BLOCK, inverses
 from .base import Arguments, Kernel
 from .binding import CORES, in_rows
 from .checks import dtype_name, need_array, need_samples
 from .spectra import flops
+from .wavelet_engines import Engine, on_fftw, on_numpy, on_scipy, spectra
 from .wavelet_plan import Plan, plan
 from .wavelets import Array, Wavelet
 
 STATIC = ("dt", "dj", "s0", "J", "wavelet", "order", "pad")
 AT_ONCE = 1 << 22  # samples that the portable form transforms at a time
-_TAKES_OUT = np.lib.NumpyVersion(np.__version__) >= "2.0.0"
-
-
-class Engine(NamedTuple):
-    """Whose transforms.
-
-    Attributes
-    ----------
-    forward : ``forward(x, out)``: the real transform of `x` along the last axis, written to `out`.
-    inverse : see `band_limited`.
-    whole : it transforms the last axis alone, all of its length.
-    """
-
-    forward: Callable[[Array, Array], object]
-    inverse: Inverse
-    whole: bool = False
 
 
 def _validate(
@@ -83,63 +68,6 @@ def _validate(
     need_array("cwt", "x", x, dims=1)
     need_samples("cwt", "x", x)
     wavelet_plan.need_description("cwt", dt, dj, s0, J, wavelet, order, pad)
-
-
-def on_numpy() -> Engine:
-    """NumPy's transforms."""
-    if not _TAKES_OUT:  # NumPy before 2.0 has no `out`, and answers in double precision
-
-        def forward(x: Array, out: Array) -> None:
-            out[...] = np.fft.rfft(x)
-
-        def inverse(z: Array, axis: int) -> Array:
-            z[...] = np.fft.ifft(z, axis=axis)
-            return z
-
-        return Engine(forward, inverse)
-    return Engine(lambda x, out: np.fft.rfft(x, out=out), lambda z, axis: np.fft.ifft(z, axis=axis, out=z))
-
-
-def on_scipy(workers: int = 1) -> Engine:
-    """SciPy's transforms on so many threads."""
-    from scipy import fft
-
-    def forward(x: Array, out: Array) -> None:
-        out[...] = fft.rfft(x, workers=workers)
-
-    def inverse(z: Array, axis: int) -> Array:
-        found: Array = fft.ifft(z, axis=axis, overwrite_x=True, workers=workers)
-        return found
-
-    return Engine(forward, inverse)
-
-
-def on_fftw(threads: int = 1) -> Engine:
-    """FFTW's transforms on so many threads."""
-    from ..executors import on_fftw as fftw
-
-    def forward(x: Array, out: Array) -> None:
-        out[...] = fftw.transform(x, threads=threads)
-
-    def inverse(z: Array, axis: int) -> Array:  # noqa: ARG001 - `whole`: the last axis is all there is to it
-        size = z.shape[2]
-        with fftw.lend((z.shape[0] * z.shape[1], size), z.dtype, 1, threads) as lent:
-            np.copyto(lent.spectrum, z.reshape(lent.spectrum.shape))
-            lent.backward()
-            np.multiply(lent.samples, z.real.dtype.type(1 / size), out=z.reshape(lent.samples.shape))
-        return z
-
-    return Engine(forward, inverse, whole=True)
-
-
-def spectra(rows: Array, made: Plan, engine: Engine, out: Array) -> None:
-    """Write the transforms of `rows` (m, n), less their means and padded as the plan says, to `out` (m, bins)."""
-    with buffers.borrow((len(rows), made.size), rows.dtype, "padded") as padded:
-        np.subtract(
-            rows, rows.mean(axis=-1, keepdims=True, dtype=np.float64), out=padded[:, : made.n], casting="same_kind"
-        )
-        padded[:, made.n :] = 0
-        engine.forward(padded, out)
 
 
 def _transform(x: Array, engine: Engine, made: Plan) -> Array:
@@ -189,15 +117,18 @@ def _portable(x: Any, *, xp: Any, **description: Any) -> Any:
 
 
 def _reference(x: Array, **description: Any) -> Array:
+    return np.asarray(wide(x, plan(x.shape[-1], **description)), np.complex128)
+
+
+def wide(x: Array, made: Plan) -> Array:
     """The sum over all bins in extended precision where the platform has it."""
-    made = plan(x.shape[-1], **description)
-    wide = x.astype(np.longdouble)
     if not x.size:
-        return np.empty((*x.shape[:-1], made.J + 1, made.n), complex)
-    spectrum = np.fft.rfft(wide - wide.mean(axis=-1, keepdims=True), made.size)
+        return np.empty((*x.shape[:-1], made.J + 1, made.n), np.clongdouble)
+    given = x.astype(np.longdouble)
+    spectrum = np.fft.rfft(given - given.mean(axis=-1, keepdims=True), made.size)
     whole = np.zeros((*x.shape[:-1], made.J + 1, made.size), np.clongdouble)
     whole[..., : made.size // 2 + 1] = spectrum[..., None, :] * made.bank(np.longdouble)
-    return np.asarray(made.answer(np.fft.ifft(whole)[..., : made.n]), np.complex128)
+    return np.asarray(made.answer(np.fft.ifft(whole)[..., : made.n]), np.clongdouble)
 
 
 def rows_and_plan(shapes: Shapes, parameters: Parameters) -> tuple[int, int, int, int]:

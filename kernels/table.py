@@ -18,4 +18,5 @@ KERNELS: Mapping[str, str] = {
     "sort": "pointsman.kernels.sort",
     "softmax": "pointsman.kernels.softmax",
     "cwt": "pointsman.kernels.cwt",
+    "wavelet_coherence": "pointsman.kernels.coherence",
 }

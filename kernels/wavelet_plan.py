@@ -123,16 +123,20 @@ class Plan:
         return part if phase in (1, 1j) else -part  # the real part of their product with the conjugate phase
 
     def smoother(self, dtype: Any) -> Array:
-        """(J + 1, size) spectra of the weights that smooth in time, their sum one; kept; not to be written to."""
+        """(J + 1, size) spectra of what smooths in time: weights over the scale in samples, 1 / s in all.
+
+        Kept; not to be written to.
+        """
         return KEPT.get(("smoother", self, np.dtype(dtype).char), partial(self._smoother, dtype))
 
     def _smoother(self, dtype: Any) -> Array:
         size = self.size
         away = np.minimum(np.arange(size), size - np.arange(size))
+        kind = np.longdouble if dtype == np.longdouble else np.float64
         found = np.empty((len(self.scales), size), dtype)
-        for row, step in zip(found, self.steps()[:, 0], strict=True):
+        for row, step in zip(found, self.steps(kind)[:, 0], strict=True):
             weights = self.wavelet.envelope(away / step)
-            half = np.fft.rfft(weights / np.sum(weights)).real
+            half = np.fft.rfft(weights / (np.sum(weights) * step)).real
             row[: half.size] = half
             row[half.size :] = half[1 : size - half.size + 1][::-1]
         return found
@@ -146,6 +150,12 @@ class Plan:
         half = max(self.wavelet.dj0 / self.dj - 1.0, 0.0) / 2.0
         whole = int(half + 1e-9)
         return whole, max(half - whole, 0.0)
+
+    def window(self, dtype: Any) -> Array:
+        """(J + 1, J + 1) matrix that smooths in scale: the weights of `boxcar`, cut at the smallest and the largest."""
+        whole, part = self.boxcar
+        apart = np.abs(np.subtract.outer(np.arange(self.J + 1), np.arange(self.J + 1)))
+        return np.where(apart <= whole, 1.0, np.where(apart == whole + 1, part, 0.0)).astype(dtype)
 
 
 def plan(
