@@ -129,7 +129,7 @@ def ar1_spectrum(frequencies: ArrayLike, g: float, dt: float = 1.0) -> NDArray[n
     -----
     Torrence and Compo (1998), eq. 16, whose k/N is f*dt.
     """
-    g = _stationary(g)
+    g = need_stationary(g)
     angle = np.asarray(frequencies, np.float64) * (np.pi * dt)
     # (1-g)**2 + 4 g sin(angle)**2 is the same as 1 + g**2 - 2 g cos(2 angle), without its cancellation at g near 1.
     spectrum: NDArray[np.float64] = (1 - g * g) / ((1 - g) ** 2 + 4 * g * np.sin(angle) ** 2)
@@ -164,7 +164,7 @@ def ar1_surrogate(
     ValueError
         |g| is not below 1, n or sigma is negative, or another dtype.
     """
-    g, n = _stationary(g), int(n)
+    g, n = need_stationary(g), int(n)
     kind = np.dtype(dtype)
     if kind not in (np.float64, np.float32):
         raise ValueError(f"ar1_surrogate: found dtype {kind.name}; allowed are float64 and float32")
@@ -241,7 +241,8 @@ def phase_randomize(x: ArrayLike, rng: Any = None, *, size: int | Sequence[int] 
     return np.fft.irfft(turned, n).astype(kind, copy=False)
 
 
-def _stationary(g: float) -> float:
+def need_stationary(g: float) -> float:
+    """`g` as a float; ValueError unless it can be the lag-1 autocorrelation of a stationary process."""
     if not -1 < g < 1:
         raise ValueError(f"g: found {g!r}; the lag-1 autocorrelation of a stationary series lies between -1 and 1")
     return float(g)

@@ -74,11 +74,11 @@ class ResultCache:
             os.utime(path)  # asked for now
         return arrays, facts
 
-    def put(self, key: str, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> None:
+    def put(self, key: str, arrays: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """Keep arrays, and facts that JSON can say, under `key`; makes room by dropping the oldest."""
+        told: Any = {_FACTS: np.frombuffer(json.dumps(dict(facts)).encode(), np.uint8)}
         packed = io.BytesIO()
-        told = np.frombuffer(json.dumps(dict(facts)).encode(), np.uint8)
-        np.savez_compressed(packed, **{**arrays, _FACTS: told})
+        np.savez_compressed(packed, **arrays, **told)
         content = packed.getbuffer()
         if len(content) > self.most_bytes:
             return
