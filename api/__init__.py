@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from pointsman.executors.table import BackendType
     from pointsman.kernels.calibrate import calibrate
+    from pointsman.kernels.coherence_significance import WctSignificance, wct_significance
     from pointsman.kernels.map import map as map
     from pointsman.kernels.monte_carlo import (
         MonteCarloInfo,
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from pointsman.kernels.red_noise import AR1, ar1, ar1_surrogate, phase_randomize
     from pointsman.kernels.run import bind, run
     from pointsman.kernels.simulations import FailedSimulation
+    from pointsman.kernels.wavelet_significance import CwtSignificance, cwt_significance
+    from pointsman.kernels.wavelet_transforms import CwtResult, WctResult, XwtResult, cwt, wct, xwt
     from pointsman.selector.adaptive import adaptive
     from pointsman.selector.chain import chain
     from pointsman.selector.decision import Decision
@@ -64,6 +67,8 @@ __all__ = [
     "BackendType",
     "BackendUnavailableError",
     "Capabilities",
+    "CwtResult",
+    "CwtSignificance",
     "Decision",
     "Executor",
     "FailedSimulation",
@@ -77,7 +82,10 @@ __all__ = [
     "Portable",
     "UnsupportedError",
     "Variant",
+    "WctResult",
+    "WctSignificance",
     "WorkloadCharacteristics",
+    "XwtResult",
     "adaptive",
     "ar1",
     "ar1_surrogate",
@@ -86,6 +94,8 @@ __all__ = [
     "chain",
     "configure",
     "convert",
+    "cwt",
+    "cwt_significance",
     "default_selector",
     "export_lock",
     "flush",
@@ -103,6 +113,9 @@ __all__ = [
     "step",
     "use",
     "warmup",
+    "wct",
+    "wct_significance",
+    "xwt",
 ]
 
 _HOMES = {
@@ -110,6 +123,8 @@ _HOMES = {
     "BackendType": "executors.table",
     "BackendUnavailableError": "executors.errors",
     "Capabilities": "executors.base",
+    "CwtResult": "kernels.wavelet_transforms",
+    "CwtSignificance": "kernels.wavelet_significance",
     "Decision": "selector.decision",
     "Executor": "executors.base",
     "FailedSimulation": "kernels.simulations",
@@ -123,7 +138,10 @@ _HOMES = {
     "Portable": "selector.portable",
     "UnsupportedError": "executors.errors",
     "Variant": "executors.base",
+    "WctResult": "kernels.wavelet_transforms",
+    "WctSignificance": "kernels.coherence_significance",
     "WorkloadCharacteristics": "selector.workload",
+    "XwtResult": "kernels.wavelet_transforms",
     "adaptive": "selector.adaptive",
     "ar1": "kernels.red_noise",
     "ar1_surrogate": "kernels.red_noise",
@@ -132,6 +150,8 @@ _HOMES = {
     "chain": "selector.chain",
     "configure": "selector.settings",
     "convert": "executors.conversion",
+    "cwt": "kernels.wavelet_transforms",
+    "cwt_significance": "kernels.wavelet_significance",
     "default_selector": "selector.shared",
     "export_lock": "selector.pinning",
     "flush": "selector.shared",
@@ -150,6 +170,9 @@ _HOMES = {
     "step": "selector.steps",
     "use": "selector.settings",
     "warmup": "selector.warmup",
+    "wct": "kernels.wavelet_transforms",
+    "wct_significance": "kernels.coherence_significance",
+    "xwt": "kernels.wavelet_transforms",
 }
 
 

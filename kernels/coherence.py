@@ -92,6 +92,7 @@ def _smoothed(x: Array, y: Array, made: Plan, engine: Engine) -> Iterator[tuple[
     groups, filters = made.groups(x.dtype, whole=engine.whole), made.smoother(x.dtype)
     edge = made.boxcar[0] + 1
     with (
+        np.errstate(invalid="ignore"),
         buffers.borrow((2, made.size // 2 + 1), dtype, "spectra") as spectrum,
         buffers.borrow((count + 2 * edge, 2, n), dtype, "smoothed") as smoothed,
     ):
@@ -178,11 +179,11 @@ def _portable(x: Any, y: Any, *, xp: Any, **description: Any) -> Any:
 
 
 def _levelled(x: Any, xp: Any) -> Any:
-    """`x` less its mean and over its largest magnitude; zeros where it is constant."""
+    """`x` less its mean and over its largest magnitude; NaN where it is constant."""
     centred = x - xp.mean(x, axis=-1, keepdims=True)
     largest = xp.max(xp.abs(centred), axis=-1, keepdims=True)
     constant = xp.max(x, axis=-1, keepdims=True) == xp.min(x, axis=-1, keepdims=True)
-    return xp.where(constant, xp.zeros_like(x), centred / xp.where(constant, xp.ones_like(largest), largest))
+    return centred / xp.where(constant, xp.nan * largest, largest)
 
 
 def _reference(x: Array, y: Array, **description: Any) -> Array:
@@ -194,7 +195,8 @@ def _reference(x: Array, y: Array, **description: Any) -> Array:
 
     def smoothed(values: Array) -> Array:
         in_time = np.fft.ifft(np.fft.fft(values, size) * filters)[..., : made.n]
-        return np.einsum("ij,...jn->...in", window, in_time)
+        in_scale: Array = np.einsum("ij,...jn->...in", window, in_time)
+        return in_scale
 
     first, second = transforms
     powers = [smoothed(np.abs(w) ** 2).real for w in transforms]

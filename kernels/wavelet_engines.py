@@ -111,14 +111,14 @@ def spectra(rows: Array, made: Plan, engine: Engine, out: Array, *, level: bool 
     """Write the transforms of `rows` (m, n), less their means and padded as the plan says, to `out` (m, bins).
 
     `level`: each row is multiplied by a power of two that takes its largest sample to between a half and one, so that
-    products of four samples neither overflow nor vanish; a constant row is nothing but zeros.
+    products of four samples neither overflow nor vanish, and a constant row, of which rounding would be left, is NaN.
     """
-    with buffers.borrow((len(rows), made.size), rows.dtype, "padded") as padded:
+    with np.errstate(invalid="ignore"), buffers.borrow((len(rows), made.size), rows.dtype, "padded") as padded:
         means, samples = rows.mean(axis=-1, keepdims=True, dtype=np.float64), padded[:, : made.n]
         np.subtract(rows, means, out=samples, casting="same_kind")
         padded[:, made.n :] = 0
         if level:
-            samples[np.ptp(rows, axis=-1) == 0] = 0
+            samples[np.ptp(rows, axis=-1) == 0] = np.nan
             _, exponents = np.frexp(np.max(np.abs(samples), axis=-1, keepdims=True))
             np.ldexp(samples, -exponents, out=samples)
         engine.forward(padded, out)

@@ -291,7 +291,7 @@ def mother(wavelet: Wavelet) -> Mother:
         raise ValueError(f"wavelet: must be one of {', '.join(map(repr, MOTHERS))}; got {name!r}")
     if order is None:
         return kind()
-    if kind is not Morlet and isinstance(order, numbers.Real) and float(order).is_integer():
+    if kind is not Morlet and isinstance(order, float) and order.is_integer():
         order = int(order)
     return kind(order)  # type: ignore[arg-type]
 

@@ -15,7 +15,8 @@ import pytest
 from pointsman.executors.table import BACKENDS
 
 PUBLIC = """
-AR1 ar1 ar1_surrogate phase_randomize
+AR1 CwtSignificance WctSignificance ar1 ar1_surrogate cwt_significance phase_randomize wct_significance
+CwtResult WctResult XwtResult cwt wct xwt
 BackendType BackendUnavailableError Capabilities Decision Executor FailedSimulation Failure HistoryWarning
 IntelligentBackendSelector MonteCarloInfo NoCandidateError Operation PointsmanError Portable UnsupportedError Variant
 WorkloadCharacteristics adaptive bind calibrate chain configure convert default_selector export_lock flush get_backend

@@ -122,6 +122,13 @@ def simulate(seed: int) -> float:
 
 
 assert_type(pm.map(simulate, range(3)), list[float])
+waves = pm.cwt(sst, 0.25, wavelet=("paul", 4))
+assert_type(waves, pm.CwtResult)
+assert_type(waves.periods, np.ndarray[Any, Any])
+waves.inverse(periods=(2.0, 8.0))
+assert_type(pm.xwt(sst, sst), pm.XwtResult)
+assert_type(pm.wct(sst, sst, backend="numpy", J=30), pm.WctResult)
+pm.cwt(sst, wavelet=6)  # type: ignore[arg-type]
 results, info = pm.map(simulate, [1, 2], n_jobs=2, return_info=True)
 assert_type(results, list[float])
 assert_type(info.variant, str)
