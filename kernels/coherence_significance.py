@@ -183,7 +183,7 @@ def wct_significance(
     pair, length = _pair(al1, al2, null, n)
     need_description("wct_significance", dt, dj, s0, J, wavelet, pad=pad)
     described = _planned(length, dt, dj, s0, J, wavelet, pad)
-    outside = np.asarray(described.periods[:, None] <= described.coi)
+    outside = np.asarray(described.periods[:, None] < described.coi)
     _ = described.boxcar  # refuses wavelets whose smoothing in scale is not known, before anything runs
     engine = "numpy" if importlib.util.find_spec("scipy") is None else "scipy"  # the same for all that take part
     if not outside.any():
@@ -289,7 +289,7 @@ def coherence_of_null(
 ) -> tuple[NDArray[np.uint32], NDArray[np.float64]]:
     """One simulation: histogram (S, 1000) and maxima of the coherences of `block` pairs, fewer in the last one."""
     rng, pairs = np.random.default_rng(seed), min(block, last - int(seed.spawn_key[-1]) * block)
-    outside = described.periods[:, None] <= described.coi
+    outside = described.periods[:, None] < described.coi
     places = (np.nonzero(outside)[0] * BINS).astype(np.intp)
     counts, maxima = np.zeros(len(outside) * BINS, np.int64), np.empty(pairs)
     transforms = on_scipy() if engine == "scipy" else on_numpy()

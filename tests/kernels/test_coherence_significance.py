@@ -67,7 +67,7 @@ def test_one_in_twenty_pairs_exceeds_the_level_by_chance(null, g):
 
 def test_every_point_outside_of_the_cone_is_counted_and_the_last_scale_is_not_forgotten(null):
     expected = plan(200, **SMALL)
-    outside = expected.periods[:, None] <= expected.coi
+    outside = expected.periods[:, None] < expected.coi
     np.testing.assert_array_equal(null.outside, outside)
     np.testing.assert_array_equal(null.counts.sum(axis=1), 400 * outside.sum(axis=1))
     assert np.isfinite(null.levels).all()

@@ -151,3 +151,10 @@ draws, about = pm.run_monte_carlo(draw, 3, (10,), on_error="collect", return_inf
 assert_type(draws, list[float | pm.FailedSimulation])
 assert_type(about.seed, int | tuple[int, ...])
 assert_type(pm.replay(draw, about.seed, 2, (10,)), float)
+null = pm.wct_significance(sst, 0.5, 1.0, J=30, mc_count=10, seed=1, n_jobs=2)
+assert_type(null, pm.WctSignificance)
+assert_type(null.global_level, float)
+assert_type(pm.cwt_significance(sst, 0.25, waves.scales, test="time"), pm.CwtSignificance)
+assert_type(pm.ar1(sst), pm.AR1)
+pm.phase_randomize(pm.ar1_surrogate(100, 0.5, np.random.default_rng(0), size=3))
+pm.wct_significance(sst)  # type: ignore[call-arg]
