@@ -105,7 +105,9 @@ def _turns(size: int, steps: int, dtype: Any) -> Array:
     return found
 
 
-def inverses(spectrum: Array, groups: list[Group], size: int, inverse: Inverse) -> Iterator[tuple[slice, Array]]:
+def inverses(
+    spectrum: Array, groups: list[Group], size: int, inverse: Inverse, into: Array | None = None
+) -> Iterator[tuple[slice, Array]]:
     """Filter the lowest bins of `spectrum` and transform back, some filters at a time.
 
     Parameters
@@ -114,22 +116,29 @@ def inverses(spectrum: Array, groups: list[Group], size: int, inverse: Inverse) 
     groups : from `grouped`.
     size : L, length of the transforms.
     inverse : whose transforms.
+    into : complex (rows, filters, L), where the samples are to stay if need be; None: in a buffer.
 
     Yields
     ------
-    Which filters, and complex samples (rows, those filters, L), lost when the next are asked for.
+    Which filters, and complex samples (rows, those filters, L), lost when the next are asked for if not in `into`.
     """
     for group in groups:
         count = group.rows.stop - group.rows.start
         step = max(1, BLOCK // (size * max(len(spectrum), 1)))
         for low in range(0, count, step):
             part = slice(low, min(low + step, count))
+            which = slice(group.rows.start + part.start, group.rows.start + part.stop)
+            found = _whole if group.whole else _short
+            if into is not None:
+                samples = into[:, which]
+                result = found(spectrum, group.filters[part], group.steps, samples, inverse).reshape(samples.shape)
+                if not np.may_share_memory(result, samples):  # a library may answer in an array of its own
+                    samples[...] = result
+                yield which, samples
+                continue
             shape = (len(spectrum), part.stop - part.start, size)
             with buffers.borrow(shape, spectrum.dtype, "samples") as samples:
-                found = _whole if group.whole else _short
-                result = found(spectrum, group.filters[part], group.steps, samples, inverse)
-                first = group.rows.start
-                yield slice(first + part.start, first + part.stop), result.reshape(shape)
+                yield which, found(spectrum, group.filters[part], group.steps, samples, inverse).reshape(shape)
 
 
 def _short(spectrum: Array, filters: Array, steps: int, samples: Array, inverse: Inverse) -> Array:
