@@ -13,18 +13,32 @@ interpolated: the result is that of the plain transform within rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from ..executors import buffers
 from .spectra import Kept
 
 Array: TypeAlias = np.ndarray[Any, Any]
-Inverse: TypeAlias = Callable[[Array, int], Array]
-"""``inverse(z, axis)``: the scaled inverse transform of complex `z`, which may be lost."""
+Work: TypeAlias = tuple[Array, Callable[[], Array]]
+"""An array to write spectra to, and what makes samples of them, once; they last as long as the block."""
+
+
+class Inverse(Protocol):
+    """Whose inverse transforms."""
+
+    @property
+    def scaled(self) -> bool:
+        """They divide by their length."""
+
+    def along(
+        self, shape: tuple[int, int, int, int], dtype: Any, into: Array | None = None
+    ) -> AbstractContextManager[Work]:
+        """Lend room for spectra along the last axis but one of `shape`; samples in `into` if that can be."""
+
 
 KEPT = Kept(64 << 20)
 BLOCK = 1 << 15  # complex samples of several rows at a time: they stay in the second-level cache
@@ -69,7 +83,7 @@ class Groups:
         self.nbytes = sum(group.filters.nbytes for group in members)
 
 
-def grouped(filters: Callable[[slice, int], Array], ends: Array, size: int, whole: bool = False) -> list[Group]:
+def grouped(filters: Callable[[slice, int], Array], ends: Array, size: int) -> list[Group]:
     """Group filters over bins 0 to size // 2 by the length of their bands.
 
     Parameters
@@ -77,9 +91,8 @@ def grouped(filters: Callable[[slice, int], Array], ends: Array, size: int, whol
     filters : ``filters(rows, end)`` gives the filters of a slice of rows up to bin `end`.
     ends : length of each one's band, at least 1, never rising.
     size : length of the transforms.
-    whole : no transform is shorter than that.
     """
-    possible = (size,) if whole else divisors(size)
+    possible = divisors(size)
     steps = [min(q for q in possible if q >= end) for end in ends]
     middle = min(possible, key=lambda q: abs(q * q - size))
     even = size >= LONG and size < 16 * middle * middle < 256 * size
@@ -128,37 +141,34 @@ def inverses(
         for low in range(0, count, step):
             part = slice(low, min(low + step, count))
             which = slice(group.rows.start + part.start, group.rows.start + part.stop)
-            found = _whole if group.whole else _short
-            if into is not None:
-                samples = into[:, which]
-                result = found(spectrum, group.filters[part], group.steps, samples, inverse).reshape(samples.shape)
-                if not np.may_share_memory(result, samples):  # a library may answer in an array of its own
-                    samples[...] = result
-                yield which, samples
-                continue
-            shape = (len(spectrum), part.stop - part.start, size)
-            with buffers.borrow(shape, spectrum.dtype, "samples") as samples:
-                yield which, found(spectrum, group.filters[part], group.steps, samples, inverse).reshape(shape)
+            shape = (len(spectrum), part.stop - part.start, group.steps, size // group.steps)
+            room = None if into is None else into[:, which].reshape(shape)
+            with inverse.along(shape, spectrum.dtype, room) as (z, run):
+                (_whole if group.whole else _short)(spectrum, group.filters[part], z, inverse)
+                samples = run()
+                if room is not None and not np.may_share_memory(samples, room):  # an array of the library's own
+                    np.copyto(room, samples)
+                yield which, samples.reshape(*shape[:2], size)
 
 
-def _short(spectrum: Array, filters: Array, steps: int, samples: Array, inverse: Inverse) -> Array:
-    size, bins = samples.shape[-1], filters.shape[-1]
-    z = samples.reshape(*samples.shape[:2], steps, size // steps)
+def _short(spectrum: Array, filters: Array, z: Array, inverse: Inverse) -> None:
+    steps, apart = z.shape[2:]
+    bins = filters.shape[-1]
     z[:, :, bins:] = 0
-    if steps == size:
-        np.multiply(spectrum[:, None, :bins], filters, out=z[:, :, :bins, 0])
+    factor = filters.dtype.type(1 / apart if inverse.scaled else 1 / (steps * apart))
+    if apart == 1:
+        np.multiply(spectrum[:, None, :bins], filters if factor == 1 else filters * factor, out=z[:, :, :bins, 0])
     else:
-        band = spectrum[:, None, :bins] * (filters * filters.dtype.type(steps / size))
-        np.multiply(band[..., None], turns(size, steps, samples.dtype)[:bins], out=z[:, :, :bins])
-    return inverse(z, 2)
+        band = spectrum[:, None, :bins] * (filters * factor)
+        np.multiply(band[..., None], turns(steps * apart, steps, z.dtype)[:bins], out=z[:, :, :bins])
 
 
-def _whole(spectrum: Array, filters: Array, steps: int, samples: Array, inverse: Inverse) -> Array:
-    size, bins = samples.shape[-1], filters.shape[-1]
-    with buffers.borrow(samples.shape, samples.dtype, "bins") as all_bins:
-        np.multiply(spectrum[:, None, :bins], filters, out=all_bins[..., :bins])
-        all_bins[..., bins:] = 0
-        inner = inverse(all_bins.reshape(*samples.shape[:2], size // steps, steps), 2)
-        z = samples.reshape(*samples.shape[:2], steps, size // steps)
-        np.multiply(inner.swapaxes(-1, -2), turns(size, steps, samples.dtype), out=z)
-    return inverse(z, 2)
+def _whole(spectrum: Array, filters: Array, z: Array, inverse: Inverse) -> None:
+    rows, count, steps, apart = z.shape
+    bins, size = filters.shape[-1], steps * apart
+    with inverse.along((rows, count, apart, steps), z.dtype) as (inner, run):
+        flat = inner.reshape(rows, count, size)
+        factor = filters.dtype.type(1.0 if inverse.scaled else 1.0 / size)
+        np.multiply(spectrum[:, None, :bins], filters * factor, out=flat[..., :bins])
+        flat[..., bins:] = 0
+        np.multiply(run().swapaxes(-1, -2), turns(size, steps, z.dtype), out=z)

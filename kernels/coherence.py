@@ -89,7 +89,7 @@ def usual_engine() -> Engine:
 def _smoothed(x: Array, y: Array, made: Plan, engine: Engine) -> Iterator[tuple[Array, Array]]:
     """Of one pair after the other the smoothed W12 / s, and |W1|^2 / s + i |W2|^2 / s, (J + 1, n); lost at the next."""
     dtype, count, n = np.result_type(x.dtype, np.complex64), made.J + 1, made.n
-    groups, filters = made.groups(x.dtype, whole=engine.whole), made.smoother(x.dtype)
+    groups, filters = made.groups(x.dtype), made.smoother(x.dtype)
     edge = made.boxcar[0] + 1
     with (
         np.errstate(invalid="ignore"),

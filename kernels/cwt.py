@@ -73,7 +73,7 @@ def _validate(
 def _transform(x: Array, engine: Engine, made: Plan) -> Array:
     rows, dtype = in_rows(x), np.result_type(x.dtype, np.complex64)
     out = np.empty((len(rows), made.J + 1, made.n), dtype)
-    groups = made.groups(x.dtype, whole=engine.whole)
+    groups = made.groups(x.dtype)
     step = max(1, BLOCK // made.size)
     for low in range(0, len(rows), step):
         block, result = rows[low : low + step], out[low : low + step]

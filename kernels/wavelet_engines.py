@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from ..executors import buffers
-from .band_limited import Inverse
+from .band_limited import Inverse, Work
 from .wavelet_plan import Plan
 from .wavelets import Array
 
@@ -25,13 +26,51 @@ class Engine(NamedTuple):
     inverse : see `band_limited`.
     smooth : ``smooth(z, spectra)``: complex `z` (..., rows, L), which may be lost, filtered along the last axis by real
         `spectra` (rows, L) of all bins.
-    whole : it transforms the last axis alone, all of its length.
     """
 
     forward: Callable[[Array, Array], object]
     inverse: Inverse
     smooth: Smooth
-    whole: bool = False
+
+
+class _InBuffers:
+    """Inverse transforms by a function of an array and an axis, which may lose the array."""
+
+    scaled = True
+
+    def __init__(self, inverse: Callable[[Array, int], Array]) -> None:
+        self._inverse = inverse
+
+    @contextmanager
+    def along(self, shape: tuple[int, int, int, int], dtype: Any, into: Array | None = None) -> Iterator[Work]:
+        if into is not None:
+            yield into, lambda: self._inverse(into, 2)
+            return
+        with buffers.borrow(shape, dtype, "samples") as room:
+            yield room, lambda: self._inverse(room, 2)
+
+
+class _InPlans:
+    """Inverse transforms in the work arrays of FFTW's plans."""
+
+    scaled = False
+
+    def __init__(self, lend: Any, threads: int) -> None:
+        self._lend, self._threads = lend, threads
+
+    @contextmanager
+    def along(self, shape: tuple[int, int, int, int], dtype: Any, into: Array | None = None) -> Iterator[Work]:  # noqa: ARG002
+        rows, count, steps, apart = shape
+        last = apart == 1
+        flat = (rows * count, steps) if last else (rows * count, steps, apart)
+        with self._lend(flat, dtype, 1 if last else -2, self._threads) as lent:
+
+            def run() -> Array:
+                lent.backward()
+                samples: Array = lent.samples.reshape(shape)
+                return samples
+
+            yield lent.spectrum.reshape(shape), run
 
 
 def on_numpy() -> Engine:
@@ -49,7 +88,7 @@ def on_numpy() -> Engine:
             z[...] = np.fft.ifft(np.fft.fft(z) * filters)
             return z
 
-        return Engine(forward, inverse, smooth)
+        return Engine(forward, _InBuffers(inverse), smooth)
 
     def smooth_in_place(z: Array, filters: Array) -> Array:
         np.fft.fft(z, out=z)
@@ -57,7 +96,9 @@ def on_numpy() -> Engine:
         return np.fft.ifft(z, out=z)
 
     return Engine(
-        lambda x, out: np.fft.rfft(x, out=out), lambda z, axis: np.fft.ifft(z, axis=axis, out=z), smooth_in_place
+        lambda x, out: np.fft.rfft(x, out=out),
+        _InBuffers(lambda z, axis: np.fft.ifft(z, axis=axis, out=z)),
+        smooth_in_place,
     )
 
 
@@ -77,7 +118,7 @@ def on_scipy(workers: int = 1) -> Engine:
         np.multiply(spectrum, filters, out=spectrum)
         return inverse(spectrum, -1)
 
-    return Engine(forward, inverse, smooth)
+    return Engine(forward, _InBuffers(inverse), smooth)
 
 
 def on_fftw(threads: int = 1) -> Engine:
@@ -86,14 +127,6 @@ def on_fftw(threads: int = 1) -> Engine:
 
     def forward(x: Array, out: Array) -> None:
         out[...] = fftw.transform(x, threads=threads)
-
-    def inverse(z: Array, axis: int) -> Array:  # noqa: ARG001 - `whole`: the last axis is all there is to it
-        size = z.shape[2]
-        with fftw.lend((z.shape[0] * z.shape[1], size), z.dtype, 1, threads) as lent:
-            np.copyto(lent.spectrum, z.reshape(lent.spectrum.shape))
-            lent.backward()
-            np.multiply(lent.samples, z.real.dtype.type(1 / size), out=z.reshape(lent.samples.shape))
-        return z
 
     def smooth(z: Array, filters: Array) -> Array:
         with fftw.lend(z.shape, z.dtype, 1, threads) as lent:
@@ -104,7 +137,7 @@ def on_fftw(threads: int = 1) -> Engine:
             np.copyto(z, lent.samples)
         return z
 
-    return Engine(forward, inverse, smooth, whole=True)
+    return Engine(forward, _InPlans(fftw.lend, threads), smooth)
 
 
 def spectra(rows: Array, made: Plan, engine: Engine, out: Array, *, level: bool = False) -> None:

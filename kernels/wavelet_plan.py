@@ -92,19 +92,18 @@ class Plan:
         """(J + 1, size // 2 + 1) filters of the transform but for their `phase`, all bins, in `dtype`."""
         return self._filters(slice(None), self.size // 2 + 1, dtype)
 
-    def groups(self, dtype: Any, *, whole: bool = False) -> list[Group]:
-        """The filters for `band_limited.inverses`, in `dtype`, kept; `whole`: for transforms of full length alone."""
-        key = ("groups", self, np.dtype(dtype).char, whole)
-        groups: Any = KEPT.get(key, partial(self._groups, dtype, whole))
+    def groups(self, dtype: Any) -> list[Group]:
+        """The filters for `band_limited.inverses`, in `dtype`, kept."""
+        groups: Any = KEPT.get(("groups", self, np.dtype(dtype).char), partial(self._groups, dtype))
         return groups.members  # type: ignore[no-any-return]
 
-    def _groups(self, dtype: Any, whole: bool) -> Any:
+    def _groups(self, dtype: Any) -> Any:
         at = np.arange(0.0, 1000.0, 0.01)
         size = np.abs(self.wavelet.magnitude(at))
         reach = at[np.flatnonzero(size > NOTHING[np.dtype(dtype).char] * size.max())[-1]] + 0.01
         bins = self.size // 2 + 1
         ends = np.minimum(reach / self.steps()[:, 0] * self.size / (2 * np.pi) + 2, bins).astype(np.int64)
-        return Groups(grouped(lambda rows, end: self._filters(rows, end, dtype), ends, self.size, whole))
+        return Groups(grouped(lambda rows, end: self._filters(rows, end, dtype), ends, self.size))
 
     def _filters(self, rows: slice, end: int, dtype: Any) -> Array:
         steps = self.steps(dtype if dtype == np.longdouble else np.float64)[rows]
