@@ -112,7 +112,9 @@ class ResultCache:
 
     def _make_room(self, newest: Path) -> None:
         kept, total = [], 0
-        for entry in os.scandir(self.folder):
+        with os.scandir(self.folder) as found_there:
+            entries = list(found_there)
+        for entry in entries:
             with contextlib.suppress(OSError):  # another process makes room, too
                 found = entry.stat()
                 if entry.name.startswith(_UNFINISHED) and time.time() - found.st_mtime > _ABANDONED_S:

@@ -92,6 +92,18 @@ def test_counts_and_maxima_are_those_of_the_coherence_itself():
     np.testing.assert_allclose(found.maxima, maxima, rtol=1e-9)
 
 
+def test_numpys_transforms_do_where_scipy_is_not_installed():
+    described, seed = plan(96, **SMALL), np.random.SeedSequence(5).spawn(1)[0]
+    (scipys, high), (numpys, other) = (
+        coherence_significance.coherence_of_null(
+            seed, described, 0.2, 0.6, block=8, last=8, dtype="float64", engine=engine
+        )
+        for engine in ("scipy", "numpy")
+    )
+    assert np.abs(scipys.astype(int) - numpys).sum() <= 20  # last bits, at the edges of bins
+    np.testing.assert_allclose(high, other, rtol=1e-9)
+
+
 def test_scales_within_the_cone_have_no_level():
     found = pm.wct_significance(0.0, 0.0, **{**QUICK, "n": 24}, **HERE)
     without = ~found.outside.any(axis=1)
@@ -269,13 +281,13 @@ def test_whatever_changes_the_result_changes_what_it_is_found_by(kept):
     usual = {**QUICK, "al1": 0.2, "al2": 0.6, "mc_count": 2}
     phase = {**usual, "al1": x, "al2": y, "null": "phase", "n": None}
     changes = [
-        {}, {"al1": 0.6, "al2": 0.2}, {"al1": -0.2}, {"al1": 0.95, "al2": 0.95}, {"dt": 0.5}, {"dj": 0.125},
-        {"s0": 2.5}, {"J": 7}, {"wavelet": "paul"}, {"wavelet": "dog"}, {"wavelet": ("dog", 6)}, {"mc_count": 3},
-        {"seed": 6}, {"seed": [5]}, {"seed": [5, 0]}, {"seed": None},
-        {"seed": np.random.SeedSequence(5, spawn_key=(1,))}, {"n": 97}, {"pad": None},
-        {"dtype": "float32"},
+        {}, {"al1": 0.6, "al2": 0.2}, {"al1": -0.2}, {"al2": 0.5}, {"al1": 0.95, "al2": 0.95}, {"dt": 0.5},
+        {"dj": 0.125}, {"s0": 2.5}, {"J": 7}, {"wavelet": "paul"}, {"wavelet": "dog"}, {"wavelet": ("dog", 6)},
+        {"mc_count": 3}, {"seed": 6}, {"seed": [5]}, {"seed": [5, 0]}, {"seed": None}, {"n": 97}, {"pad": None},
+        {"seed": np.random.SeedSequence(5, spawn_key=(1,))}, {"dtype": "float32"},
     ]  # fmt: skip
-    calls = [{**usual, **change} for change in changes] + [phase, {**phase, "al1": y, "al2": x}, {**phase, "al1": -x}]
+    series = [{}, {"al1": y, "al2": x}, {"al1": -x}, {"al2": -y}]
+    calls = [{**usual, **change} for change in changes] + [{**phase, **change} for change in series]
     first = [pm.wct_significance(**call) for call in calls]
     assert [found.info is None for found in first] == [False] * len(calls)
     for call, found in zip(calls, first, strict=True):
@@ -323,6 +335,8 @@ def test_another_process_finds_it(kept, monkeypatch):
         ({"wavelet": ("morlet", 7.0)}, "dj0, .* is not published"),
         ({"al1": np.arange(8.0), "al2": np.arange(8.0), "null": "phase"}, "n: found 96"),
         ({"al1": np.arange(8.0), "al2": np.ones(8), "null": "phase", "n": None}, "equal values"),
+        ({"al1": np.ones((2, 4)), "al2": np.arange(8.0), "null": "phase", "n": None}, r"shape \(2, 4\)"),
+        ({"al1": np.full(8, np.nan), "al2": np.arange(8.0), "null": "phase", "n": None}, "finite real"),
         ({"backend": "jobib"}, "jobib"),
     ],
 )  # fmt: skip

@@ -153,16 +153,16 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(cache, monkeypatch):
 
 
 def test_what_was_not_asked_for_longest_goes_first(cache):
-    for age, key in enumerate("abc"):
+    for age, key in enumerate("acefgb"):
         cache.put(key, ARRAYS, FACTS)
-        os.utime(cache.folder / f"{key}.npz", (1000 + age, 1000 + age))
+        os.utime(cache.folder / f"{key}.npz", (2000 - age, 2000 - age))
     size = (cache.folder / "a.npz").stat().st_size
     assert same(cache.get("a"))  # asked for now
-    small = ResultCache(cache.folder, most_bytes=3 * size)
+    small = ResultCache(cache.folder, most_bytes=4 * size)
     small.put("d", ARRAYS, FACTS)
-    assert {key for key in "abcd" if small.get(key)} == {"a", "c", "d"}
-    ResultCache(cache.folder, most_bytes=size - 1).put("e", ARRAYS, FACTS)
-    assert small.get("e") is None
+    assert {key for key in "abcdefg" if small.get(key)} == {"a", "c", "d", "e"}
+    ResultCache(cache.folder, most_bytes=size - 1).put("h", ARRAYS, FACTS)
+    assert small.get("h") is None
     assert same(small.get("d"))  # what is too large by itself costs nobody a place
 
 
