@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from .coherence import coherence_of_batch
 from .monte_carlo import MonteCarloInfo, run_monte_carlo
 from .red_noise import ar1, need_stationary, phase_randomize, redden
-from .result_cache import key_of, shared
+from .result_cache import code_of, key_of, shared
 from .simulations import Root, root_of
 from .wavelet_engines import on_numpy, on_scipy
 from .wavelet_plan import Plan, need_description, plan
@@ -26,8 +26,11 @@ BINS = 1000
 """Of the histogram of coherence, from 0 to 1: p-values and levels of a point are known to 1/1000 in coherence."""
 BLOCK, MOST_SIMULATIONS = 8, 128
 """Pairs in a simulation; more where there would be more simulations than that, whose histograms take memory."""
-REVISION = 1
-"""To be raised with every change that gives other numbers for the same seed: kept results are found by it."""
+CODE = (
+    "band_limited", "binding", "coherence", "coherence_significance", "red_noise", "simulations", "spectra",
+    "wavelet_engines", "wavelet_plan", "wavelets",
+)  # fmt: skip
+"""Modules whose code makes the numbers: a result is not given again once one of them has changed."""
 NULLS = ("ar1", "phase")
 DTYPES = ("float64", "float32")
 
@@ -40,7 +43,7 @@ class PValue(NamedTuple):
     high: Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WctSignificance:
     """What the coherence of series that have nothing in common stays below.
 
@@ -194,8 +197,8 @@ def wct_significance(
     root = None if seed is None else root_of(seed)
     kept = shared() if cache else None
     key = "" if kept is None else key_of(
-        "wct_significance", REVISION, pair=pair, plan=_facts(described), mc_count=mc_count, dtype=dtype, seed=root,
-        engine=(engine, metadata.version(engine)),
+        "wct_significance", code_of(*CODE), pair=pair, plan=_facts(described), mc_count=mc_count, dtype=dtype,
+        seed=root, engine=(engine, metadata.version(engine)),
     )  # fmt: skip
     found = None if kept is None else kept.get(key)
     info: MonteCarloInfo | None = None

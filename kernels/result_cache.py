@@ -16,7 +16,9 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from importlib import metadata
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -140,12 +142,21 @@ def shared() -> ResultCache | None:
     return ResultCache(history_path(history).parent / "results")
 
 
-def key_of(name: str, revision: int, **parts: Any) -> str:
+@lru_cache(maxsize=64)
+def code_of(*modules: str) -> str:
+    """A digest of the sources of these modules of the package: it changes with every change of them."""
+    digest = hashlib.blake2b(digest_size=16)
+    for module in modules:
+        digest.update(files(__package__).joinpath(f"{module}.py").read_bytes())
+    return digest.hexdigest()
+
+
+def key_of(name: str, revision: int | str, **parts: Any) -> str:
     """A key for a result: the same only where everything that it depends on is the same.
 
     Parameters
     ----------
-    name, revision : of the algorithm; a new revision wherever it gives other results.
+    name, revision : of the algorithm; a new revision wherever it gives other results, such as `code_of` its modules.
     parts : None, booleans, numbers, text, arrays (their dtype, shape and contents count), dataclasses, and sequences
         and mappings of them. The versions of pointsman and of NumPy are taken in as well.
 

@@ -18,7 +18,7 @@ TESTS, BACKGROUNDS = ("local", "time", "scale"), ("band", "peak")
 POINTS = 2048  # of the integral over a band: right to 1e-5, to 1e-4 for DOG of order 1 near g = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CwtSignificance:
     """What red noise stays below, in the units of power.
 

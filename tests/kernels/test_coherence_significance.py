@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pointsman as pm
@@ -294,6 +295,30 @@ def test_whatever_changes_the_result_changes_what_it_is_found_by(kept):
         again = pm.wct_significance(**call)
         assert again.info is None
         assert same(found, again)
+
+
+def test_the_code_that_makes_the_numbers_is_what_is_found_by():
+    """All modules of this package that a simulation runs through, as a profile of it shows them."""
+    package, seen = Path(coherence_significance.__file__).parent.resolve(), set()
+
+    def look(frame, event, _):
+        path = Path(frame.f_code.co_filename)
+        if event == "call" and path.parent.name == package.name:
+            seen.add(path.stem)
+
+    seed, x = (
+        np.random.SeedSequence(5).spawn(1)[0],
+        pm.ar1_surrogate(97, 0.2, 1),
+    )  # of a length that nothing is kept for
+    sys.setprofile(look)
+    try:
+        for first, second in ((0.2, 0.6), (x, -x)):
+            coherence_significance.coherence_of_null(
+                seed, plan(97, **SMALL), first, second, block=1, last=1, dtype="float64", engine="scipy"
+            )
+    finally:
+        sys.setprofile(None)
+    assert {"coherence", "red_noise", "wavelet_plan"} < seen <= set(coherence_significance.CODE)
 
 
 def test_a_damaged_file_is_computed_anew(kept):

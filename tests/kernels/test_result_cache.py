@@ -12,7 +12,7 @@ import numpy as np
 import pointsman as pm
 import pytest
 from pointsman.kernels import result_cache
-from pointsman.kernels.result_cache import ResultCache, ResultCacheWarning, key_of, shared
+from pointsman.kernels.result_cache import ResultCache, ResultCacheWarning, code_of, key_of, shared
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,17 @@ def test_another_version_makes_another_key(version, monkeypatch):
     else:
         monkeypatch.setattr(result_cache.metadata, "version", lambda name: "0.0")
     assert key_of("test", 1) != before
+
+
+def test_changed_code_makes_another_key(tmp_path, monkeypatch):
+    one, other = tmp_path / "one.py", tmp_path / "other.py"
+    one.write_text("x = 1\n")
+    other.write_text("y = 1\n")
+    monkeypatch.setattr(result_cache, "files", lambda _: tmp_path)
+    before = code_of.__wrapped__("one", "other")
+    assert code_of.__wrapped__("one", "other") == before
+    other.write_text("y = 2\n")
+    assert code_of.__wrapped__("one", "other") != before
 
 
 def test_what_cannot_be_told_has_no_key():
