@@ -285,7 +285,7 @@ OPERATION = Kernel(
     sample=_sample,
     cases={
         "batched": pairs(2, 3, 40, dt=0.25, s0=0.5),
-        "fine steps": pairs(100, dj=0.03),
+        "fine steps": pairs(100, dj=0.03, J=60),
         "coarse steps": pairs(100, dj=0.7),
         "paul": pairs(2, 150, wavelet="paul", dj=0.25),
         "dog, periodic": pairs(120, wavelet="dog", pad=None, dj=0.25),
