@@ -13,7 +13,8 @@ Smoothing S is first in time, by weights that fall off as the magnitude of the w
 :math:`e^{-t^2 / 2 s^2}` for Morlet, then in scale, by a boxcar dj0 octaves wide in total (0.6 for Morlet, 1.5 for Paul
 of order 4, 1.4 for DOG of order 2), centred, its ends weighted by the part of a step that they cover. (pycwt's is twice
 as wide.) Beyond the ends of the series, and beyond the smallest and the largest scale, weights are cut; what they sum
-to cancels. With `pad="zeros"` a weight that wraps round is below e^-9 everywhere outside the cone of influence.
+to cancels. With `pad="zeros"` a weight that wraps round is below e^-9 everywhere outside the cone of influence (Morlet;
+those of Paul fall off with the fifth power of time only, and wrap round more).
 
 Accuracy: within 2e-4 (single) or 1e-11 (double precision) where all scales have power of one order, as in noise; where
 the power at a scale falls below the rounding error of the whole, single precision loses all digits of it. A series

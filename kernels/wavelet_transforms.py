@@ -17,6 +17,7 @@ from ..executors.conversion import kind_of
 from ..executors.registry import executor
 from ..selector.settings import use
 from ..selector.shared import default_selector
+from .checks import need_same_dtype
 from .wavelet_plan import Plan, need_description, plan
 from .wavelets import Array, Mother, Wavelet
 
@@ -319,6 +320,7 @@ def _need_alike(operation: str, x: Any, y: Any) -> None:
             f"{operation}: x and y must have one shape; got {tuple(x.shape)} and {tuple(y.shape)} (cut both to the "
             "times that they have in common)"
         )
+    need_same_dtype(operation, x=x, y=y)
 
 
 def _axes(made: Plan) -> tuple[Array, Array, Array, Mother, float, float]:

@@ -190,3 +190,9 @@ def test_any_kind_of_series_is_taken():
 def test_what_cannot_be_compared_is_refused(transform, args, options, says):
     with pytest.raises(ValueError, match=says):
         transform(*args, **options)
+
+
+@pytest.mark.parametrize("transform", [pm.xwt, pm.wct])
+def test_two_precisions_are_not_mixed(transform):
+    with pytest.raises(TypeError, match="the operands must have one dtype; got x float32, y float64"):
+        transform(np.ones(9, "f4"), np.ones(9))
