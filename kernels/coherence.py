@@ -184,7 +184,8 @@ def _levelled(x: Any, xp: Any) -> Any:
     centred = x - xp.mean(x, axis=-1, keepdims=True)
     largest = xp.max(xp.abs(centred), axis=-1, keepdims=True)
     constant = xp.max(x, axis=-1, keepdims=True) == xp.min(x, axis=-1, keepdims=True)
-    return centred / xp.where(constant, xp.nan * largest, largest)
+    # NaN put in afterwards, as a constant: through a quotient it would reach every gradient.
+    return xp.where(constant, xp.full_like(x, xp.nan), centred / xp.where(constant, xp.ones_like(largest), largest))
 
 
 def _reference(x: Array, y: Array, **description: Any) -> Array:
