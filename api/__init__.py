@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pointsman.kernels import draws as draws
     from pointsman.kernels import reducers as reducers
     from pointsman.kernels.calibrate import calibrate
+    from pointsman.kernels.coherence_significance import WctSignificance, wct_significance
     from pointsman.kernels.map import map as map
     from pointsman.kernels.monte_carlo import (
         replay,
@@ -40,8 +41,11 @@ if TYPE_CHECKING:
     )
     from pointsman.kernels.monte_carlo_info import MonteCarloInfo
     from pointsman.kernels.recommended import get_recommended_backend
+    from pointsman.kernels.red_noise import AR1, ar1, ar1_surrogate, phase_randomize
     from pointsman.kernels.run import bind, run
     from pointsman.kernels.simulations import FailedSimulation
+    from pointsman.kernels.wavelet_significance import CwtSignificance, cwt_significance
+    from pointsman.kernels.wavelet_transforms import CwtResult, WctResult, XwtResult, cwt, wct, xwt
     from pointsman.selector.adaptive import adaptive
     from pointsman.selector.chain import chain
     from pointsman.selector.decision import Decision
@@ -65,9 +69,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AR1",
     "BackendType",
     "BackendUnavailableError",
     "Capabilities",
+    "CwtResult",
+    "CwtSignificance",
     "Decision",
     "Executor",
     "FailedSimulation",
@@ -84,13 +91,20 @@ __all__ = [
     "RunTimeoutError",
     "UnsupportedError",
     "Variant",
+    "WctResult",
+    "WctSignificance",
     "WorkloadCharacteristics",
+    "XwtResult",
     "adaptive",
+    "ar1",
+    "ar1_surrogate",
     "bind",
     "calibrate",
     "chain",
     "configure",
     "convert",
+    "cwt",
+    "cwt_significance",
     "default_selector",
     "draws",
     "export_lock",
@@ -98,6 +112,7 @@ __all__ = [
     "get_backend",
     "get_recommended_backend",
     "list_backends",
+    "phase_randomize",
     "print_backend_info",
     "reducers",
     "register_backend",
@@ -110,12 +125,18 @@ __all__ = [
     "step",
     "use",
     "warmup",
+    "wct",
+    "wct_significance",
+    "xwt",
 ]
 
 _HOMES = {
+    "AR1": "kernels.red_noise",
     "BackendType": "executors.table",
     "BackendUnavailableError": "executors.errors",
     "Capabilities": "executors.base",
+    "CwtResult": "kernels.wavelet_transforms",
+    "CwtSignificance": "kernels.wavelet_significance",
     "Decision": "selector.decision",
     "Executor": "executors.base",
     "FailedSimulation": "kernels.simulations",
@@ -132,13 +153,20 @@ _HOMES = {
     "RunTimeoutError": "executors.errors",
     "UnsupportedError": "executors.errors",
     "Variant": "executors.base",
+    "WctResult": "kernels.wavelet_transforms",
+    "WctSignificance": "kernels.coherence_significance",
     "WorkloadCharacteristics": "selector.workload",
+    "XwtResult": "kernels.wavelet_transforms",
     "adaptive": "selector.adaptive",
+    "ar1": "kernels.red_noise",
+    "ar1_surrogate": "kernels.red_noise",
     "bind": "kernels.run",
     "calibrate": "kernels.calibrate",
     "chain": "selector.chain",
     "configure": "selector.settings",
     "convert": "executors.conversion",
+    "cwt": "kernels.wavelet_transforms",
+    "cwt_significance": "kernels.wavelet_significance",
     "default_selector": "selector.shared",
     "draws": "kernels.draws",
     "export_lock": "selector.pinning",
@@ -147,6 +175,7 @@ _HOMES = {
     "get_recommended_backend": "kernels.recommended",
     "list_backends": "executors.registry",
     "map": "kernels.map",  # not in __all__: a star import must not replace Python's own
+    "phase_randomize": "kernels.red_noise",
     "print_backend_info": "executors.registry",
     "reducers": "kernels.reducers",  # the module itself
     "register_backend": "executors.registry",
@@ -159,6 +188,9 @@ _HOMES = {
     "step": "selector.steps",
     "use": "selector.settings",
     "warmup": "selector.warmup",
+    "wct": "kernels.wavelet_transforms",
+    "wct_significance": "kernels.coherence_significance",
+    "xwt": "kernels.wavelet_transforms",
 }
 _MODULES = frozenset({"draws", "reducers"})
 

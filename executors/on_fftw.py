@@ -144,7 +144,7 @@ class lend:
     ----------
     shape : of the samples; the last one or two axes are transformed, the others are a batch. None may be empty.
     dtype : of the samples: float32, float64, complex64 or complex128.
-    axes : how many axes are transformed.
+    axes : how many of the last axes are transformed; -2: the last but one alone, of complex samples.
     threads : how many threads FFTW may use.
     """
 
@@ -184,7 +184,7 @@ class _Plan:
         flags = (effort,) if keeps_input else (effort, "FFTW_DESTROY_INPUT")  # keeping it takes longer to plan
 
         def plan(x: _Array, y: _Array, direction: str) -> Any:
-            where = tuple(range(-axes, 0))
+            where = (axes,) if axes < 0 else tuple(range(-axes, 0))
             return pyfftw.FFTW(x, y, where, direction, flags, threads, normalise_idft=False)
 
         # Planning may write to the arrays: they are always these, never a caller's.

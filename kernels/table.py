@@ -17,4 +17,6 @@ KERNELS: Mapping[str, str] = {
     "cumulative_sum": "pointsman.kernels.cumulative_sum",
     "sort": "pointsman.kernels.sort",
     "softmax": "pointsman.kernels.softmax",
+    "cwt": "pointsman.kernels.cwt",
+    "wavelet_coherence": "pointsman.kernels.coherence",
 }

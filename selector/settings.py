@@ -33,6 +33,7 @@ _VARIABLES = {
     "POINTSMAN_LOG": "log",
     "POINTSMAN_VERIFY": "verify",
     "POINTSMAN_FAIL_FAST": "fail_fast",
+    "POINTSMAN_CACHE": "cache",
 }
 
 
@@ -60,6 +61,7 @@ class Settings:
     log : level of the "pointsman" logger.
     verify : share of the calls that are computed a second time on the reference and compared, 0 to 1.
     fail_fast : whether a listed failure comes out at once, as the backend raised it, instead of a fallback.
+    cache : folder where results of long simulations are kept, "off", or None: the folder "results" beside the history.
     origin : field -> what set it; fields that nothing set are missing.
     """
 
@@ -75,6 +77,7 @@ class Settings:
     verify: float = 0.0
     fail_fast: bool = False
     lock: str | None = None
+    cache: str | None = None
     origin: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), compare=False)
 
     def __post_init__(self) -> None:
@@ -192,9 +195,10 @@ def _check(setting: str, value: Any, source: str, known: tuple[str, ...]) -> Any
         return _boolean(value, source)
     if setting in ("mode", "log"):
         return _one_of(value, source, MODES if setting == "mode" else LOGS)
-    if setting == "history":
+    if setting in ("history", "cache"):
         if value is not None and not isinstance(value, str | os.PathLike):
-            raise ValueError(f"{source}: found {value!r}; allowed are a path, ':memory:' and None")
+            word = "':memory:'" if setting == "history" else "'off'"
+            raise ValueError(f"{source}: found {value!r}; allowed are a path, {word} and None")
         return None if value is None else os.fspath(value)
     if setting == "lock":
         if value is not None and not (isinstance(value, str | os.PathLike) and str(value).strip()):
@@ -300,7 +304,7 @@ def configure(**changes: Any) -> Settings:
     Parameters
     ----------
     **changes : fields of `Settings`: force, prefer, disable, disable_gpu, mode, explore, history,
-        gpu_memory_reserve, log, lock, verify, fail_fast.
+        gpu_memory_reserve, log, lock, verify, fail_fast, cache.
 
     Raises
     ------

@@ -41,7 +41,7 @@ def test_the_pages_are_there_and_have_code():
     assert [page.name for page in PAGES if blocks(page, "python")] == [
         "README.md", "add-a-backend.md", "add-a-kernel.md", "adopt.md", "best-practices.md", "calibrate.md",
         "chains.md", "coming-from.md", "how-selection-decides.md", "map.md", "monte-carlo-examples.md",
-        "monte-carlo.md", "pinned.md", "settings.md", "tutorial.md",
+        "monte-carlo.md", "pinned.md", "settings.md", "tutorial.md", "wavelets.md",
     ]  # fmt: skip
 
 

@@ -15,6 +15,8 @@ import pytest
 from pointsman.executors.table import BACKENDS
 
 PUBLIC = """
+AR1 CwtSignificance WctSignificance ar1 ar1_surrogate cwt_significance phase_randomize wct_significance
+CwtResult WctResult XwtResult cwt wct xwt
 BackendType BackendUnavailableError Capabilities Decision Executor FailedSimulation Failure HistoryWarning
 IntelligentBackendSelector MonteCarloBackend MonteCarloInfo NoCandidateError OpenCLWorker Operation PointsmanError
 Portable RunTimeoutError UnsupportedError Variant WorkloadCharacteristics adaptive bind calibrate chain configure

@@ -29,7 +29,7 @@ def _as_found(monkeypatch):
 def test_defaults_are_those_of_the_docs():
     assert read() == Settings(
         force=None, prefer=None, disable=frozenset(), disable_gpu=False, mode="select", explore=0.02,
-        history=None, gpu_memory_reserve=0.3, log="warning",
+        history=None, gpu_memory_reserve=0.3, log="warning", cache=None,
     )  # fmt: skip
     assert not read().origin
 
@@ -37,14 +37,16 @@ def test_defaults_are_those_of_the_docs():
 def test_every_variable_is_read_and_remembered_as_the_origin():
     found = read(
         FORCE="JAX", PREFER="torch", DISABLE="scipy, numba", DISABLE_GPU="yes", MODE="observe", EXPLORE="0",
-        HISTORY=":memory:", GPU_MEMORY_RESERVE="0.5", LOG="info",
+        HISTORY=":memory:", GPU_MEMORY_RESERVE="0.5", LOG="info", CACHE="off",
     )  # fmt: skip
     assert (found.force, found.prefer, found.disable) == ("jax", "torch", {"scipy", "numba"})
     assert (found.disable_gpu, found.mode, found.explore) == (True, "observe", 0.0)
     assert (found.history, found.gpu_memory_reserve, found.log) == (":memory:", 0.5, "info")
+    assert found.cache == "off"
     assert found.origin["force"] == "POINTSMAN_FORCE"
     assert set(found.origin) == {
         "force", "prefer", "disable", "disable_gpu", "mode", "explore", "history", "gpu_memory_reserve", "log",
+        "cache",
     }  # fmt: skip
 
 
@@ -102,7 +104,7 @@ def test_two_that_contradict_each_other_are_both_named(environ, named):
         assert name in str(error.value)
 
 
-@pytest.mark.parametrize("setting", ["disable", "history"])
+@pytest.mark.parametrize("setting", ["disable", "history", "cache"])
 def test_a_value_of_the_wrong_type_is_named(setting):
     with pytest.raises(ValueError, match=rf"configure\({setting}=3\): found 3; "):
         Settings().updated(**{setting: 3})

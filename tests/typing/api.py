@@ -122,6 +122,13 @@ def simulate(seed: int) -> float:
 
 
 assert_type(pm.map(simulate, range(3)), list[float])
+waves = pm.cwt(sst, 0.25, wavelet=("paul", 4))
+assert_type(waves, pm.CwtResult)
+assert_type(waves.periods, np.ndarray[Any, Any])
+waves.inverse(periods=(2.0, 8.0))
+assert_type(pm.xwt(sst, sst), pm.XwtResult)
+assert_type(pm.wct(sst, sst, backend="numpy", J=30), pm.WctResult)
+pm.cwt(sst, wavelet=6)  # type: ignore[arg-type]
 results, info = pm.map(simulate, [1, 2], n_jobs=2, return_info=True)
 assert_type(results, list[float])
 assert_type(info.variant, str)
@@ -144,3 +151,10 @@ draws, about = pm.run_monte_carlo(draw, 3, (10,), on_error="collect", return_inf
 assert_type(draws, list[float | pm.FailedSimulation])
 assert_type(about.seed, int | tuple[int, ...])
 assert_type(pm.replay(draw, about.seed, 2, (10,)), float)
+null = pm.wct_significance(sst, 0.5, 1.0, J=30, mc_count=10, seed=1, n_jobs=2)
+assert_type(null, pm.WctSignificance)
+assert_type(null.global_level, float)
+assert_type(pm.cwt_significance(sst, 0.25, waves.scales, test="time"), pm.CwtSignificance)
+assert_type(pm.ar1(sst), pm.AR1)
+pm.phase_randomize(pm.ar1_surrogate(100, 0.5, np.random.default_rng(0), size=3))
+pm.wct_significance(sst)  # type: ignore[call-arg]
