@@ -1,0 +1,140 @@
+"""Workers for runs that go wrong: in a module of their own, because worker processes import them by name.
+
+What a run in a process of its own does is seen in its log, a line "life index" for each simulation that begins: `LOG`
+and `LIFE` stand in the environment, for arguments are part of what a checkpoint is bound to.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pointsman as pm
+
+STEP_S = 0.006
+
+
+SECOND = 1000
+"""Simulations of the second run of a script stand in the log with this added to their number."""
+
+
+def announce(seed: Any, offset: int = 0) -> int:
+    index = int(seed.spawn_key[-1])
+    handle = os.open(os.environ["LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(handle, f"{os.environ['LIFE']} {index + offset}\n".encode())
+    os.close(handle)
+    return index
+
+
+def steps(seed: Any) -> float:
+    announce(seed)
+    time.sleep(STEP_S)
+    return normal(seed)
+
+
+def steps_of_the_second(seed: Any) -> float:
+    announce(seed, SECOND)
+    time.sleep(STEP_S)
+    return normal(seed)
+
+
+def precise(value: Any, n: int) -> bool:
+    """For `stop_when`, of a mean of normal draws."""
+    return bool(value.half_width(0.9) < 0.2)
+
+
+def arrays(seed: Any) -> np.ndarray:
+    """0.8 kB each."""
+    announce(seed)
+    return np.random.default_rng(seed).random(100)
+
+
+def fails_at_ten(seed: Any, mark: str = "") -> float:
+    """Simulation 10 raises for as long as there is no file `mark`; simulation 20 always does."""
+    if announce(seed) in (10, 20) and not (seed.spawn_key[-1] == 10 and mark and Path(mark).exists()):
+        raise ArithmeticError(f"simulation {seed.spawn_key[-1]}")
+    return float(np.random.default_rng(seed).random())
+
+
+def kills_its_process(seed: Any, folder: str, times: int) -> float:
+    """The process of simulation 20 is killed the first `times` times that it runs; each run leaves a line in a file."""
+    index = int(seed.spawn_key[-1])
+    with open(Path(folder, str(index)), "a") as log:
+        log.write(".\n")
+    if index == 20 and len(Path(folder, "20").read_text().split()) <= times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.002)
+    return float(np.random.default_rng(seed).random())
+
+
+def removes(seed: Any, folder: str) -> float:
+    """Simulation 10 moves the folder away."""
+    if seed.spawn_key[-1] == 10:
+        os.rename(folder, f"{folder} elsewhere")
+    return float(np.random.default_rng(seed).random())
+
+
+def number(seed: Any) -> int:
+    return int(seed.spawn_key[-1])
+
+
+# ---------------------------------------------------------------------------------------------- odd at simulation 5
+
+
+class Unusual(BaseException):
+    """No Exception: code that catches those lets it pass."""
+
+
+def prints(seed: Any) -> int:
+    print("a line", flush=True)
+    return number(seed)
+
+
+def forks(seed: Any) -> int:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    return number(seed)
+
+
+def exits(seed: Any) -> int:
+    return sys.exit(3) if number(seed) == 5 else number(seed)
+
+
+def ends_its_process(seed: Any) -> int:
+    return os._exit(3) if number(seed) == 5 else number(seed)
+
+
+def raises_unusual(seed: Any) -> int:
+    if number(seed) == 5:
+        raise Unusual("five")
+    return number(seed)
+
+
+def interrupts(seed: Any) -> int:
+    if number(seed) == 5:
+        raise KeyboardInterrupt
+    return number(seed)
+
+
+def gives_a_lock(seed: Any) -> Any:
+    return threading.Lock() if number(seed) == 5 else number(seed)
+
+
+def gives_100_megabytes(seed: Any) -> Any:
+    return np.full(100_000_000 // 8, 5.0) if number(seed) == 5 else number(seed)
+
+
+def runs_again(seed: Any, backend: str) -> list[float]:
+    return pm.run_monte_carlo(normal, 6, seed=number(seed), backend=backend, n_jobs=2)
+
+
+def normal(seed: Any) -> float:
+    return float(np.random.default_rng(seed).standard_normal())
