@@ -27,7 +27,7 @@ value, info = pm.run_monte_carlo(
     return_info=True, **given)
 print(repr((listed, value, info.done)))
 """
-kill_points = st.lists(st.integers(1, 110), min_size=1, max_size=2)
+kill_points = st.lists(st.integers(25, 110), min_size=1, max_size=2)
 
 
 @pytest.fixture(scope="module")

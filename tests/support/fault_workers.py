@@ -1,7 +1,7 @@
 """Workers for runs that go wrong: in a module of their own, because worker processes import them by name.
 
-What a run in a process of its own does is seen in its log, a line "life index" for each simulation that begins: `LOG`
-and `LIFE` stand in the environment, for arguments are part of what a checkpoint is bound to.
+What runs is seen in a log, a line "life index" for each simulation that begins. Scripts that are killed and started
+again name it in the environment, others in an argument: worker processes keep the environment that they began with.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ SECOND = 1000
 """Simulations of the second run of a script stand in the log with this added to their number."""
 
 
-def announce(seed: Any, offset: int = 0) -> int:
-    index = int(seed.spawn_key[-1])
-    handle = os.open(os.environ["LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(handle, f"{os.environ['LIFE']} {index + offset}\n".encode())
+def announce(seed: Any, offset: int = 0, log: str = "") -> int:
+    handle = os.open(log or os.environ["LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(handle, f"{os.environ.get('LIFE', 1)} {number(seed) + offset}\n".encode())
     os.close(handle)
-    return index
+    return number(seed)
 
 
-def steps(seed: Any) -> float:
-    announce(seed)
+def steps(seed: Any, log: str = "") -> float:
+    announce(seed, log=log)
     time.sleep(STEP_S)
     return normal(seed)
 
@@ -55,29 +54,32 @@ def arrays(seed: Any) -> np.ndarray:
     return np.random.default_rng(seed).random(100)
 
 
-def fails_at_ten(seed: Any, mark: str = "") -> float:
+def fails_at_ten(seed: Any, log: str, mark: str = "") -> float:
     """Simulation 10 raises for as long as there is no file `mark`; simulation 20 always does."""
-    if announce(seed) in (10, 20) and not (seed.spawn_key[-1] == 10 and mark and Path(mark).exists()):
-        raise ArithmeticError(f"simulation {seed.spawn_key[-1]}")
-    return float(np.random.default_rng(seed).random())
+    index = announce(seed, log=log)
+    if index == 20 or (index == 10 and not (mark and Path(mark).exists())):
+        raise ArithmeticError(f"simulation {index}")
+    return normal(seed)
 
 
-def kills_its_process(seed: Any, folder: str, times: int) -> float:
-    """The process of simulation 20 is killed the first `times` times that it runs; each run leaves a line in a file."""
-    index = int(seed.spawn_key[-1])
-    with open(Path(folder, str(index)), "a") as log:
-        log.write(".\n")
-    if index == 20 and len(Path(folder, "20").read_text().split()) <= times:
+def kills_its_process(seed: Any, log: str, times: int) -> float:
+    """The process of simulation 20 is killed the first `times` times that it runs."""
+    index = announce(seed, log=log)
+    if index == 20 and Path(log).read_text().split().count("20") <= times:
         os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(0.002)
-    return float(np.random.default_rng(seed).random())
+    time.sleep(STEP_S)
+    return normal(seed)
 
 
-def removes(seed: Any, folder: str) -> float:
-    """Simulation 10 moves the folder away."""
-    if seed.spawn_key[-1] == 10:
+def moves_at_ten(seed: Any, folder: str) -> float:
+    """Simulation 10 moves a folder away."""
+    if number(seed) == 10:
         os.rename(folder, f"{folder} elsewhere")
-    return float(np.random.default_rng(seed).random())
+    return normal(seed)
+
+
+def never(seed: Any) -> float:
+    raise AssertionError("nothing was to run")
 
 
 def number(seed: Any) -> int:
@@ -92,7 +94,8 @@ class Unusual(BaseException):
 
 
 def prints(seed: Any) -> int:
-    print("a line", flush=True)
+    sys.stdout.write("a line\n")
+    sys.stdout.flush()
     return number(seed)
 
 

@@ -41,6 +41,7 @@ class Lives:
     def __init__(self, folder: Path, code: str, *arguments: object) -> None:
         self.log = folder / "log"
         self.number = 0
+        self.complaints = ""  # of the last life
         self.mark = uuid.uuid4().hex
         self.process: subprocess.Popen[str] | None = None
         script = folder / "script.py"
@@ -57,8 +58,8 @@ class Lives:
             "POINTSMAN_HISTORY": str(self._folder / "history.sqlite"),
         }  # fmt: skip
         self.process = subprocess.Popen(
-            self._command, env=environment, cwd=self._folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, start_new_session=True,
+            self._command, env=environment, cwd=self._folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
 
     def logged(self, life: int | None = None) -> list[int]:
@@ -78,15 +79,29 @@ class Lives:
         assert self.process is not None
         self.process.kill()
         self.process.wait()
-        for stream in (self.process.stdout, self.process.stderr):
-            stream.close()  # type: ignore[union-attr]  # workers that have outlived it hold the other ends
+        self._close()
 
-    def end(self) -> str:
-        """What it printed; an AssertionError with what it complained of where it failed."""
+    def interrupt(self, everybody: bool) -> None:
+        """As Ctrl-C does in a terminal, to all processes in the foreground; or to the script's process alone."""
         assert self.process is not None
-        out, complaints = self.process.communicate(timeout=LONGEST_S)
+        (os.killpg if everybody else os.kill)(self.process.pid, signal.SIGINT)
+
+    def end(self, told: str = "") -> str:
+        """What it printed, `told` this; an AssertionError with what it complained of where it failed."""
+        assert self.process is not None
+        try:
+            out, complaints = self.process.communicate(told, timeout=LONGEST_S)
+        finally:
+            self._close()
         assert self.process.returncode == 0, complaints
+        self.complaints = complaints
         return out
+
+    def _close(self) -> None:
+        """Close our ends of its pipes: workers that have outlived it may hold the others."""
+        assert self.process is not None
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            stream.close()  # type: ignore[union-attr]
 
     def left(self) -> list[psutil.Process]:
         """Its processes of all lives that exist."""
