@@ -120,7 +120,7 @@ def test_the_call_in_a_note_names_all_that_a_simulation_was_given():
     given = {"worker_args": (2,), "worker_kwargs": {"y": 3}}
     with pytest.raises(ArithmeticError) as caught:
         pm.run_monte_carlo(worker, 5, seed=np.random.SeedSequence(7).spawn(2)[1], seeds="int", **given)
-    with pytest.raises(ArithmeticError, match=f"^{caught.value}$"):
+    with pytest.raises(ArithmeticError, match=f"^{caught.value}\n"):
         eval(replay_call(caught.value), {"pointsman": pm, "worker": worker, **given})
 
 

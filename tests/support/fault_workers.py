@@ -62,10 +62,10 @@ def fails_at_ten(seed: Any, log: str, mark: str = "") -> float:
     return normal(seed)
 
 
-def kills_its_process(seed: Any, log: str, times: int) -> float:
-    """The process of simulation 20 is killed the first `times` times that it runs."""
+def kills_its_process(seed: Any, log: str, times: int, mended: str = "") -> float:
+    """The process of simulation 20 is killed the first `times` times that it runs, while there is no file `mended`."""
     index = announce(seed, log=log)
-    if index == 20 and Path(log).read_text().split().count("20") <= times:
+    if index == 20 and not (mended and Path(mended).exists()) and Path(log).read_text().split().count("20") <= times:
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(STEP_S)
     return normal(seed)
