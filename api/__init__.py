@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from pointsman.executors.monte_carlo_backend import MonteCarloBackend
+    from pointsman.executors.opencl import OpenCLWorker
     from pointsman.executors.registry import (
         get_backend,
         list_backends,
@@ -29,14 +30,15 @@ if TYPE_CHECKING:
         register_backend,
     )
     from pointsman.executors.table import BackendType
+    from pointsman.kernels import draws as draws
     from pointsman.kernels import reducers as reducers
     from pointsman.kernels.calibrate import calibrate
     from pointsman.kernels.map import map as map
     from pointsman.kernels.monte_carlo import (
-        MonteCarloInfo,
         replay,
         run_monte_carlo,
     )
+    from pointsman.kernels.monte_carlo_info import MonteCarloInfo
     from pointsman.kernels.recommended import get_recommended_backend
     from pointsman.kernels.run import bind, run
     from pointsman.kernels.simulations import FailedSimulation
@@ -75,6 +77,7 @@ __all__ = [
     "MonteCarloBackend",
     "MonteCarloInfo",
     "NoCandidateError",
+    "OpenCLWorker",
     "Operation",
     "PointsmanError",
     "Portable",
@@ -89,6 +92,7 @@ __all__ = [
     "configure",
     "convert",
     "default_selector",
+    "draws",
     "export_lock",
     "flush",
     "get_backend",
@@ -119,8 +123,9 @@ _HOMES = {
     "HistoryWarning": "telemetry.history",
     "IntelligentBackendSelector": "selector.selector",
     "MonteCarloBackend": "executors.monte_carlo_backend",
-    "MonteCarloInfo": "kernels.monte_carlo",
+    "MonteCarloInfo": "kernels.monte_carlo_info",
     "NoCandidateError": "executors.errors",
+    "OpenCLWorker": "executors.opencl",
     "Operation": "selector.operations",
     "PointsmanError": "executors.errors",
     "Portable": "selector.portable",
@@ -135,6 +140,7 @@ _HOMES = {
     "configure": "selector.settings",
     "convert": "executors.conversion",
     "default_selector": "selector.shared",
+    "draws": "kernels.draws",
     "export_lock": "selector.pinning",
     "flush": "selector.shared",
     "get_backend": "executors.registry",
@@ -154,7 +160,7 @@ _HOMES = {
     "use": "selector.settings",
     "warmup": "selector.warmup",
 }
-_MODULES = frozenset({"reducers"})
+_MODULES = frozenset({"draws", "reducers"})
 
 
 def __getattr__(name: str) -> Any:

@@ -357,6 +357,11 @@ def as_worker(work: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return run
 
 
+def in_time(until: float | None) -> bool:
+    """Whether more may be begun."""
+    return until is None or time.monotonic() < until
+
+
 def left_s(until: float | None) -> float | None:
     """Seconds until `until`, None where it is None; a RunTimeoutError where it has passed."""
     if until is None:

@@ -13,6 +13,7 @@ number share it, and one that wants another waits its turn. Taking hold takes ab
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -38,9 +39,7 @@ class _Holder:
         self.environment: dict[str, str | None] = {}
 
     def take(self, number: int) -> None:
-        from threadpoolctl import ThreadpoolController
-
-        controller = ThreadpoolController()
+        controller = _libraries()
         self.known = {library.filepath for library in controller.lib_controllers}
         self.limits = controller.limit(limits=number)
         self.environment = {name: os.environ.get(name) for name in VARIABLES}
@@ -48,15 +47,13 @@ class _Holder:
         self.number = number
 
     def give_back(self) -> None:
-        from threadpoolctl import ThreadpoolController
-
         for name, value in self.environment.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
         self.limits.restore_original_limits()
-        for library in ThreadpoolController().lib_controllers:  # loaded meanwhile: what they would have begun with
+        for library in _libraries().lib_controllers:  # loaded meanwhile: what they would have begun with
             if library.filepath not in self.known:
                 library.set_num_threads(_usual())
         self.number, self.limits = 0, None
@@ -91,11 +88,12 @@ def held(number: int) -> Iterator[None]:
                 "to both, or run one after the other"
             )
         holder.turn.wait_for(lambda: not holder.runs or holder.number == number)
-        if not holder.runs:
+        first = not holder.runs
+        if first:
             holder.take(number)
         holder.runs += 1
     try:
-        with in_thread():
+        with nullcontext() if first else in_thread():
             yield
     finally:
         with holder.turn:
@@ -109,9 +107,26 @@ def in_thread() -> Any:
     """A context in which the calling thread uses as many OpenMP threads as are held; nothing where none are."""
     if not _HOLDER.runs or _HOLDER.limits is None:
         return nullcontext()
-    from threadpoolctl import threadpool_limits
+    return _libraries().select(user_api="openmp").limit(limits=_HOLDER.number)
 
-    return threadpool_limits(limits=_HOLDER.number, user_api="openmp")
+
+_FOUND: dict[int, Any] = {}
+
+
+def _libraries() -> Any:
+    """threadpoolctl's view of the libraries that are loaded; looking for them takes half a millisecond.
+
+    Libraries come with modules: while there are as many of these as before, there is nothing new.
+    """
+    from threadpoolctl import ThreadpoolController
+
+    modules = len(sys.modules)
+    found = _FOUND.get(modules)
+    if found is None:
+        found = ThreadpoolController()
+        _FOUND.clear()
+        _FOUND[len(sys.modules)] = found
+    return found
 
 
 def _usual() -> int:

@@ -213,7 +213,7 @@ def _outputs(
 
     import joblib
 
-    outputs, ended = None, False
+    parallel, outputs, ended = None, None, False
     try:
         with joblib.parallel_config(**config):
             parallel = joblib.Parallel(
@@ -229,6 +229,8 @@ def _outputs(
         raise
     finally:
         if not ended and config["backend"] == "loky":
+            if parallel is not None:
+                parallel._aborting = True  # else chunks that end meanwhile have others handed over
             _stop_feeding()
         if outputs is not None:
             _close(outputs)

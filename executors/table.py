@@ -27,7 +27,10 @@ BACKENDS: Mapping[str, Row] = {
     "cupy": Row("on_cupy", "cupy", "NumPy's functions on NVIDIA GPUs", "cupy", 0.7),
     "fftw": Row("on_fftw", "fftw", "FFTs by kept plans, with threads; its wheel holds FFTW (GPL)", "pyfftw", 0.4),
     "sequential": Row("on_sequential", "", "maps in a plain loop; no overhead, best for short runs", "", 0.0),
+    "threads": Row("on_threads", "", "maps on threads, for workers that release the interpreter lock or wait", "", 0.0),
     "joblib": Row("on_joblib", "joblib", "maps on threads or warm worker processes", "joblib", 0.25),
+    "mpi": Row("on_mpi", "mpi", "maps on the ranks of an MPI job, here or on a cluster", "mpi4py", 0.05),
+    "gpu": Row("on_gpu", "", "vectorised Monte Carlo in batches; on the CPU where there is no GPU", "", 0.0),
 }
 # fmt: on
 
@@ -44,6 +47,7 @@ class BackendType(StrEnum):
     CUPY = "cupy"
     FFTW = "fftw"
     SEQUENTIAL = "sequential"
+    THREADS = "threads"
     JOBLIB = "joblib"
     DASK = "dask"
     RAY = "ray"

@@ -95,8 +95,8 @@ class Collector:
         if self._until is not None and self._clock() > self._until:
             raise RunTimeoutError("the run's time is over")
 
-    def take(self, place: int, results: list[Any]) -> None:
-        """Results of the items from `place` on, run here."""
+    def take(self, place: int, results: Any) -> None:
+        """Results of the items from `place` on, run here: a list, or an array of them."""
         for index, part in self._stretches(place, results):
             self._put(index, part)
         self._after()
@@ -151,7 +151,7 @@ class Collector:
 
     # ------------------------------------------------------------------------------------------ inside
 
-    def _stretches(self, place: int, results: list[Any]) -> Iterator[tuple[int, list[Any]]]:
+    def _stretches(self, place: int, results: Any) -> Iterator[tuple[int, Any]]:
         """(index of the first simulation, results), cut where indices leave something out and where leaves end."""
         items, at, end = self.items, 0, len(results)
         whole = isinstance(items, range)
@@ -163,11 +163,16 @@ class Collector:
             yield index, results[at : at + most]
             at += most
 
-    def _put(self, index: int, results: list[Any]) -> None:
+    def _put(self, index: int, results: Any) -> None:
         """Results of simulations from `index` on, all of one leaf."""
         leaf, size = index // self._size, self._size
         if self.enough or leaf < self._merged or leaf in self._states:
             return  # not needed any more, or done already
+        if self._reducer is not None and len(results) == size and not self._collect:
+            self._fold(leaf, self._reducer.leaf(results), [])
+            return
+        if not isinstance(results, list):
+            results = results.tolist() if results.ndim == 1 else list(results)
         if self._collect:
             results = [self._opened(found) for found in results]
         if self._kept is not None:

@@ -44,7 +44,7 @@ def map(
     worker : takes one item; the result may be of any type. It must not depend on state that it shares with other
         items: it may run in another thread or process.
     items : an iterable. A list, tuple or range is taken as it is; anything else, a generator too, is listed first.
-    backend : "auto"; or a map backend ("sequential", "joblib") or one of its variants ("joblib/loky",
+    backend : "auto"; or a map backend ("sequential", "threads", "joblib", "mpi") or one of its variants ("joblib/loky",
         "joblib/threads"), which is then used for all items.
     n_jobs : workers at a time; None or -1: the cores that this process may use, -2: all but one.
     prefer : "processes" or "threads": a hint which of the two to consider, where there is a choice.
@@ -107,6 +107,6 @@ def check(
     if not isinstance(backend, str):
         raise TypeError(
             f"backend: found {type(backend).__name__}; the third argument says where to run: 'auto', 'sequential', "
-            "'joblib' or a variant such as 'joblib/threads'. Workers at a time are n_jobs=...; several iterables "
-            "become one by zip(...)"
+            "'threads', 'joblib' or a variant such as 'joblib/loky'. Workers at a time are n_jobs=...; several "
+            "iterables become one by zip(...)"
         )

@@ -64,11 +64,12 @@ class Job:
         self._rule = ""
         self._free: int | None = None  # cores that others leave; None: not looked
         self._against: dict[str, str] = {}
-        self._never: dict[str, str] = {}
+        self._never: Callable[[], dict[str, str]] = dict
 
-    def rule_out(self, which: Callable[[Method], bool], why: str) -> None:
-        """Have no part of it run by such methods; `why` is the sentence that says so."""
-        self._never = {variant: why for variant, _, method in map_methods() if which(method)}
+    def rule_out(self, which: Callable[[Method], bool], why: str, whether: Callable[[], bool]) -> None:
+        """Have no part of it run by such methods, if `whether` says so when it is decided; `why` is the sentence."""
+        never = {variant: why for variant, _, method in map_methods() if which(method)}
+        self._never = lambda: never if whether() else {}
 
     def check(self, backend: str) -> MapExecutor | None:
         """The executor that `backend` names, None for "auto"; errors for what is unknown, and for unknown options."""
@@ -211,7 +212,7 @@ class Job:
             facts = past
         against = maps.objections(facts, self._how.prefer, measured, asked=require, patient=not _plain())
         jobs, free = workers(self._how.n_jobs), self._free or cores()
-        against |= self._against | self._never
+        against |= self._against | self._never()
         request = maps.request(name, self.run.left, facts, jobs, free, against=against, require=require)
         choice = engine.choose(request)
         engine.adopt(choice)
@@ -345,7 +346,9 @@ class Job:
             return
         engine = default_selector()._engine
         self._info.failures.append((attempt.name, failure, message))
-        engine.failed(choice.request, choice.variants[attempt.name], failure, message)
+        for name in maps.alike(attempt.name, failure):
+            if name in choice.variants:
+                engine.failed(choice.request, choice.variants[name], failure, message)
         self._keep(
             engine,
             Outcome(

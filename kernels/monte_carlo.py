@@ -7,70 +7,24 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, overload
 
 from ..executors.errors import RunTimeoutError
-from ..executors.mapping import HERE, Method, whole
+from ..executors.mapping import whole
 from ..executors.native import held
-from .collect import LEAF, Collector
+from .collect import LEAF
 from .map import check
-from .map_info import MapInfo
-from .map_pilot import Run
-from .map_run import How, Job
+from .map_run import How
+from .monte_carlo_info import MonteCarloInfo
+from .monte_carlo_run import Asked, opened, root_in, simulate
 from .progress import shown
 from .reducers import reducer_of
-from .simulations import SEEDS, FailedSimulation, Root, generators, root_of, simulation
+from .simulations import SEEDS, FailedSimulation, Root, root_of, simulation
+from .vectorized import is_vectorized
 
 R = TypeVar("R")
 _log = logging.getLogger("pointsman")
 ON_ERROR = ("raise", "collect")
-GLOBAL_GENERATOR = (
-    "the worker draws from a global generator (numpy.random or random), which threads share: results would differ from "
-    "run to run. Draw from numpy.random.default_rng(seed) instead, or keep to processes"
-)
-
-
-@dataclass
-class MonteCarloInfo(MapInfo):
-    """What a run did, and why; the rest as in `MapInfo`, an item being a simulation.
-
-    Attributes
-    ----------
-    seed : the seed that was used, drawn where none was given: the same seed gives the same results.
-    spawn_key : of the `SeedSequence` that was given; () for plain seeds.
-    done : simulations that the result stands for; less than `items` where `stop_when` ended the run.
-    resumed : how many of them were done already, by the checkpoint.
-    failed : what stands in the results for simulations that raised, where failures were collected.
-    """
-
-    seed: int | tuple[int, ...] = 0
-    spawn_key: tuple[int, ...] = ()
-    done: int = 0
-    resumed: int = 0
-    failed: list[FailedSimulation] = field(default_factory=list)
-
-    def explain(self) -> str:
-        """The same as text for people."""
-        key = f", spawn_key={self.spawn_key!r}" if self.spawn_key else ""
-        told = [f"   seed {self.seed!r}{key}"]
-        if self.done < self.items:
-            told.append(f"   ended after {self.done} of {self.items} simulations: stop_when said that they were enough")
-        if self.resumed:
-            told.append(f"   {self.resumed} were done before, by the checkpoint")
-        if self.failed:
-            told.append(f"   {len(self.failed)} failed, the first: {self.failed[0].index}, {self.failed[0].error}")
-        first, *rest = super().explain().splitlines()
-        return "\n".join([first, *told, *rest])
-
-    def _what(self) -> str:
-        done = f"{self.done} of " if self.done < self.items else ""
-        return f"{done}{self.items} simulations"
-
-    def _count(self) -> int:
-        return self.done
-
-    __str__ = explain
 
 
 @overload
@@ -117,7 +71,7 @@ def run_monte_carlo(
     checkpoint: str | os.PathLike[str] | None = None, checkpoint_key: str | None = None,
     progress: bool | Callable[[int, int], object] = False, timeout: float | None = None,
     n_jobs: int | None = None, prefer: str | None = None, chunk_size: int | None = None, rerun: bool = True,
-    return_info: bool = False, **backend_options: Any,
+    vectorized: bool = False, return_info: bool = False, **backend_options: Any,
 ) -> Any:  # fmt: skip
     """``[worker(seed_i, *worker_args, **worker_kwargs) for i in range(n_simulations)]``, wherever it is done first.
 
@@ -135,7 +89,8 @@ def run_monte_carlo(
     seed : a whole number, a sequence of such, or a `numpy.random.SeedSequence`, which is not changed by it. None draws
         one; it stands in the info.
     verbose : log one line about the run, at level INFO.
-    backend : "auto"; or a map backend or one of its variants, see `pointsman.map`.
+    backend : "auto"; or a map backend or one of its variants, see `pointsman.map`; or "gpu", which runs vectorised
+        workers, or one library of it: "gpu/torch", "gpu/torch@cuda:0".
     seeds : "sequence": the worker gets a `SeedSequence`; "int": 64 bits of it as a number, for workers that want one.
     native_threads : BLAS and OpenMP threads of every simulation. A dot product may differ in its last bits between one
         thread and two, so another number is another run.
@@ -154,6 +109,12 @@ def run_monte_carlo(
     progress : True for a bar on standard error, or a function called with (simulations done, n_simulations).
     timeout : seconds for the whole run.
     n_jobs, prefer, chunk_size, rerun, backend_options : see `pointsman.map`.
+    vectorized : the worker is one of batches, ``worker(keys, *worker_args, xp=namespace, **worker_kwargs)``: it gets
+        the keys of many simulations, shape (batch, 4), from which `pointsman.draws` makes numbers, and gives an array
+        whose first axis is the batch, or a tuple, list or dictionary of such. It runs on the array library where that
+        is fastest, on a GPU where there is one. So does an `OpenCLWorker`. `chunk_size` is then the batch's;
+        ``pure=True`` lets JAX compile the worker as a whole. The numbers are others than those of `default_rng`, and
+        libraries may differ in the last bits.
     return_info : give ``(results, MonteCarloInfo)``.
 
     Returns
@@ -178,7 +139,7 @@ def run_monte_carlo(
 
     Notes
     -----
-    The first simulation runs in place, where its use of global generators is seen. Seeds: NumPy's `SeedSequence`
+    The first simulations run in place, where their use of global generators is seen. Seeds: NumPy's `SeedSequence`
     (O'Neill, 2015), spawned as ``SeedSequence(seed).spawn(n)`` does.
 
     Examples
@@ -195,41 +156,25 @@ def run_monte_carlo(
     check(worker, backend, n_jobs, prefer, chunk_size, native_threads)
     _check(n_simulations, seeds, on_error, retries, worker_args, worker_kwargs, leaf_size, timeout)
     until = None if timeout is None else time.monotonic() + timeout
-    root, reducer, collect = root_of(seed), reducer_of(reduce), on_error == "collect"
+    how = How(n_jobs, prefer, chunk_size, native_threads, rerun, until, backend_options)
+    asked = Asked(
+        worker, n_simulations, tuple(worker_args), dict(worker_kwargs or {}), str(backend), seeds, on_error, retries,
+        reducer_of(reduce), stop_when, leaf_size, vectorized or is_vectorized(worker, backend), how,
+    )  # fmt: skip
     with ExitStack() as stack:
-        kept = None
+        root, kept = root_of(seed), None
         if checkpoint is not None:
-            from .checkpoint import Checkpoint
-            from .fingerprint import fingerprint_of
-
-            mark = fingerprint_of(
-                worker, worker_args, worker_kwargs, root, seeds=seeds, native_threads=native_threads,
-                key=checkpoint_key, reduce=reducer, on_error=on_error, leaf_size=leaf_size,
-            )  # fmt: skip
-            free = ("seed", "spawn_key") if seed is None else ()
-            kept = stack.enter_context(Checkpoint.open(checkpoint, mark, free=free))
-            drawn = kept.fingerprint["seed"]
-            root = Root(tuple(drawn) if isinstance(drawn, list) else drawn, tuple(kept.fingerprint["spawn_key"]))
-        simulate = simulation(
-            worker, root, worker_args, worker_kwargs or {}, seeds=seeds, collect=collect, retries=retries
-        )  # fmt: skip
-        info = MonteCarloInfo(n_simulations, seed=root.entropy, spawn_key=root.key)
+            kept = stack.enter_context(opened(asked, root, checkpoint, checkpoint_key, seed is None))
+            root = root_in(kept)
         tell = stack.enter_context(shown(n_simulations)) if progress is True else progress or None
-        sink = Collector(
-            n_simulations, collect=collect, reducer=reducer, leaf_size=leaf_size, stop_when=stop_when, kept=kept,
-            tell=tell, until=until,
-        )  # fmt: skip
-        stack.callback(sink.close)
-        job = Job(
-            Run(simulate, sink.items, sink, noted=False), info,
-            How(n_jobs, prefer, chunk_size, native_threads, rerun, until, backend_options),
-        )  # fmt: skip
         try:
-            _run(job, backend, prefer, native_threads)
-        except RunTimeoutError:
-            raise _too_late(timeout, sink, checkpoint) from None
-        results = sink.result()
-    info.done, info.resumed, info.failed = sink.done, sink.resumed, sink.failed
+            results, info = simulate(asked, root, kept, tell)
+        except RunTimeoutError as late:
+            raise RunTimeoutError(
+                f"timeout={timeout} s is over: {late}; "
+                + (f"{checkpoint} keeps them, and the same call goes on from there" if checkpoint is not None else
+                   "they are lost, but would be kept with checkpoint=...")
+            ) from None  # fmt: skip
     info.seconds = time.perf_counter() - started
     if verbose:
         _log.info("%s", info.explain().partition("\n")[0])
@@ -262,42 +207,6 @@ def replay(
     with held(native_threads):
         result: R = simulation(worker, root, worker_args, worker_kwargs or {}, seeds=seeds)(index)
     return result
-
-
-def _run(job: Job, backend: str, prefer: str | None, native_threads: int) -> None:
-    executor = job.check(backend)
-    with held(native_threads):
-        if _draws_globally(job.run):
-            named = backend.partition("/")[2]
-            ways = [m for m in executor.methods if not named or m.name == named] if executor is not None else []
-            if prefer == "threads" or (ways and all(map(_on_threads, ways))):
-                raise ValueError(f"{backend if prefer is None else f'prefer={prefer!r}'}: {GLOBAL_GENERATOR}")
-            job.rule_out(_on_threads, GLOBAL_GENERATOR)
-        job.do(backend)
-
-
-def _on_threads(method: Method) -> bool:
-    return method.parallel and not method.ships
-
-
-def _draws_globally(run: Run) -> bool:
-    """Run the first simulation, and find out whether it drew from a generator that belongs to the whole process."""
-    if not run.left:
-        return False
-    before, inside = generators(), HERE.inside
-    HERE.inside = True
-    try:
-        run.block(1)
-    finally:
-        HERE.inside = inside
-    return generators() != before
-
-
-def _too_late(timeout: float | None, sink: Collector, checkpoint: object) -> RunTimeoutError:
-    kept = f"{checkpoint} keeps them: the same call goes on from there" if checkpoint is not None else (
-        "they are lost; with checkpoint=... they would be kept"
-    )  # fmt: skip
-    return RunTimeoutError(f"timeout={timeout} s is over: {sink.done} of {sink.n} simulations were done, and {kept}")
 
 
 def _check(

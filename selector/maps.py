@@ -14,7 +14,7 @@ from typing import Any
 from ..executors import registry
 from ..executors.base import Variant
 from ..executors.mapping import COMMON, MapExecutor, Method, map_methods
-from ..telemetry.outcome import Site
+from ..telemetry.outcome import Failure, Site
 from ..telemetry.show import seconds
 from ..telemetry.state import State
 from . import operations, shipped
@@ -169,6 +169,13 @@ def remembered(state: State, name: str) -> tuple[Facts | None, set[str]]:
 def _middle(axis: str) -> float:
     """The middle of the half-octave class of an axis; "e" is an empty one."""
     return 0.0 if axis == "e" else 2.0 ** (int(axis) / 2.0)
+
+
+def alike(variant: str, failure: Failure) -> list[str]:
+    """The variants of which `failure` is just as true: what cannot be sent to one process cannot to another."""
+    if failure is not Failure.UNSUPPORTED or not executor_of(variant)[1].ships:
+        return [variant]
+    return [name for name, _, method in map_methods() if method.ships]
 
 
 def executor_of(variant: str) -> tuple[MapExecutor, Method]:

@@ -11,7 +11,7 @@ from ..executors.base import Parameters, Shapes, Variant
 from ..telemetry.outcome import Site
 from .dtypes import itemsize
 from .operations import Operation, find, is_built_in
-from .workload import WorkloadCharacteristics, detail_of, shape_class
+from .workload import DEVICES, WorkloadCharacteristics, detail_of, shape_class
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,9 @@ class Request:
         return find(self.operation)
 
     def heeds(self, wish: str) -> bool:
-        """Whether a backend that a scope or a setting insists on is meant for requests of this kind: one for arrays."""
-        return registry.executor(wish).capabilities.array
+        """Whether what a scope or a setting insists on is meant for requests of this kind: a backend for arrays, or a
+        kind of device."""
+        return wish in DEVICES or registry.executor(wish).capabilities.array
 
     def work_of(self, variant: Variant) -> float:
         """Elementary operations that `variant` needs for it: declared, else counted in elements."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from itertools import count
@@ -32,6 +33,13 @@ def _start_afresh() -> None:
         if made is not None:
             made.history.close()
         module._shared = None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _opencl_keeps_its_files_to_itself(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Its driver for the CPU caches what it has compiled in the user's folder, and so does pyopencl."""
+    os.environ["POCL_CACHE_DIR"] = str(tmp_path_factory.mktemp("pocl"))
+    os.environ["PYOPENCL_NO_CACHE"] = "1"
 
 
 @pytest.fixture

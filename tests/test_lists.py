@@ -27,6 +27,8 @@ GPU = {
     "test_a_failure_that_shows_late_is_the_devices",
     "test_large_work_goes_to_the_device_and_small_work_does_not",
     "test_every_gpu_library_that_is_installed_is_usable",
+    "test_batches_on_the_device_are_those_of_the_host",
+    "test_a_full_device_halves_the_batch",
 }
 
 

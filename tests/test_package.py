@@ -16,10 +16,11 @@ from pointsman.executors.table import BACKENDS
 
 PUBLIC = """
 BackendType BackendUnavailableError Capabilities Decision Executor FailedSimulation Failure HistoryWarning
-IntelligentBackendSelector MonteCarloBackend MonteCarloInfo NoCandidateError Operation PointsmanError Portable
-RunTimeoutError UnsupportedError Variant WorkloadCharacteristics adaptive bind calibrate chain configure convert
-default_selector export_lock flush get_backend get_recommended_backend list_backends print_backend_info reducers
-register_backend register_operation replay run run_monte_carlo select_backend select_optimal_backend step use warmup
+IntelligentBackendSelector MonteCarloBackend MonteCarloInfo NoCandidateError OpenCLWorker Operation PointsmanError
+Portable RunTimeoutError UnsupportedError Variant WorkloadCharacteristics adaptive bind calibrate chain configure
+convert default_selector draws export_lock flush get_backend get_recommended_backend list_backends print_backend_info
+reducers register_backend register_operation replay run run_monte_carlo select_backend
+select_optimal_backend step use warmup
 """.split()  # noqa: SIM905 (quotes around each would bury the names)
 
 # Heavy libraries that a plain import must not load: every backend but numpy, and what only some commands need.

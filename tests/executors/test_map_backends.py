@@ -30,6 +30,7 @@ def _no_pool_is_left():
     from joblib.externals.loky import get_reusable_executor
 
     get_reusable_executor().shutdown(wait=True, kill_workers=True)
+    registry.executor("mpi").end()
 
 
 def run(variant: str, worker, items, **options):
@@ -44,7 +45,9 @@ def chunks(variant: str, work, given, **options):
 
 def test_the_map_backends_are_those_whose_record_says_so():
     mapping_names = {name for name in BACKENDS if registry.executor(name).capabilities.map}
-    assert mapping_names == {executor.name for executor, _ in WAYS.values()} == {"sequential", "joblib"}
+    assert mapping_names == {executor.name for executor, _ in WAYS.values()} == {
+        "sequential", "threads", "joblib", "mpi",
+    }  # fmt: skip
     assert not mapping_names & {name for name, _ in registry.array_backends()}
     assert next(iter(WAYS)) == "sequential"  # the default, and the end of every chain
 
@@ -299,8 +302,7 @@ def test_maps_of_several_threads_take_turns_whatever_becomes_of_each(variant):
     assert found == {"good": [[x * x for x in range(12)]] * 3, "bad": [None] * 3}
 
 
-@pytest.mark.parametrize("variant", SHIPPING)
-def test_workers_that_someone_else_ended_are_lost_workers(variant):
+def test_workers_that_someone_else_ended_are_lost_workers():
     def ended():
         raise RuntimeError("The executor underlying Parallel has been shutdown. This is likely due to")
         yield

@@ -12,17 +12,19 @@ from pointsman.kernels import map_run
 
 @pytest.fixture(scope="module")
 def no_pool_is_left() -> Iterator[None]:
-    """End the worker processes that joblib keeps for the next call."""
+    """End the worker processes that are kept for the next call."""
     yield
     from joblib.externals.loky import get_reusable_executor
 
     get_reusable_executor().shutdown(wait=True, kill_workers=True)
+    registry.executor("mpi").end()
 
 
 @pytest.fixture
 def four_cores_and_warm_pools(monkeypatch: pytest.MonkeyPatch) -> None:
     """Costs as on four cores, with everything imported and started; nothing known of any worker."""
-    registry.ensure("joblib")
+    for name in ("joblib", "mpi"):
+        registry.ensure(name)
     monkeypatch.setattr(map_run, "_KNOWN", {})
     for module in (map_run, mapping):
         monkeypatch.setattr(module, "cores", lambda: 4)

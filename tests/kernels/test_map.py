@@ -21,10 +21,10 @@ from pointsman.selector.operations import find
 from pointsman.telemetry.outcome import Outcome
 
 VARIANTS = [variant for variant, _, _ in map_methods()]
+SHIPPING = [variant for variant, _, method in map_methods() if method.ships]
 PYTHON = Facts(0.5, 0.5, 0.5, shares=False)  # half a second of pure Python an item
 NATIVE = Facts(0.5, 0.5, 0.5, shares=True)  # the same in a library that releases the GIL
 WAITING = Facts(0.5, 0.001, 0.001)  # half a second of waiting for an answer
-
 
 pytestmark = pytest.mark.usefixtures("no_pool_is_left", "four_cores_and_warm_pools")
 
@@ -64,11 +64,12 @@ def test_results_are_those_of_a_loop_wherever_a_long_run_goes(facts, n):
     results, info = pm.map(known(w.any_result, facts), range(n), n_jobs=2, return_info=True)
     assert results == [w.any_result(x) for x in range(n)]
     assert (info.variant, info.items, info.in_place) == (
-        "joblib/loky" if facts is PYTHON else "joblib/threads", n, 0,
+        "joblib/loky" if facts is PYTHON else "threads", n, 0,
     )  # fmt: skip
 
 
 def test_nothing_runs_twice_when_a_run_moves_up():
+    pm.configure(disable="threads")  # whose floor is too low for staying
     clock, ran = Clock(), []
 
     def worker(x):
@@ -87,6 +88,7 @@ def test_nothing_runs_twice_when_a_run_moves_up():
 
 
 def test_one_slow_block_does_not_move_a_run():
+    pm.configure(disable="threads")
     clock = Clock()
     run = Run(clock.worker(*[0.001] * 20, 0.05, *[0.001] * 20), range(40), clock=clock)
     known(run.worker, Facts(0.001, 0.001, 0.001, shares=True))
@@ -170,30 +172,22 @@ def test_a_thread_that_comes_back_late_had_to_wait_for_the_interpreter():
     ("facts", "items", "options", "expected"),
     [
         (PYTHON, 40, {}, "joblib/loky"),
-        (NATIVE, 40, {}, "joblib/threads"),
-        (WAITING, 40, {}, "joblib/threads"),
+        (NATIVE, 40, {}, "threads"),
+        (WAITING, 40, {}, "threads"),
         (Facts(0.5, 0.5, 0.5), 40, {}, "joblib/loky"),  # nothing known about the GIL: no threads
-        (Facts(1e-5, 1e-5, 1e-5, shares=True), 1000, {}, "sequential"),  # 10 ms in all: below the floor
+        (Facts(1e-5, 1e-5, 1e-5, shares=False), 1000, {}, "sequential"),  # 10 ms in all: below the floor
+        (Facts(1e-5, 1e-5, 1e-5, shares=True), 1000, {}, "threads"),
         (Facts(0.01, 0.01, 0.01, shares=False, item_bytes=10**7), 40, {}, "sequential"),  # sending takes longer
         (Facts(0.01, 0.01, 0.01, shares=False, item_bytes=10**4), 40, {}, "joblib/loky"),
-        (Facts(0.5, 0.99, 0.5, shares=True), 40, {"n_jobs": 4}, "joblib/threads"),  # two native threads each, 4 cores
+        (Facts(0.5, 0.99, 0.5, shares=True), 40, {"n_jobs": 4}, "threads"),  # two native threads each, 4 cores
         (NATIVE, 40, {"prefer": "processes"}, "joblib/loky"),
-        (PYTHON, 40, {"prefer": "threads"}, "joblib/threads"),
+        (PYTHON, 40, {"prefer": "threads"}, "threads"),
     ],
 )
 def test_the_costs_decide(facts, items, options, expected):
     found = decision(facts, items, **options)
     assert found.variant == expected
     assert found.default == "sequential"
-
-
-def test_a_pool_that_has_to_start_must_repay_its_start(monkeypatch):
-    for _, executor, _ in map_methods():
-        monkeypatch.setattr(executor, "start_s", lambda variant: 60.0 if variant.name == "joblib/loky" else 0.0)
-    found = decision(PYTHON, 40)
-    assert found.variant == "sequential"
-    assert found.candidate("joblib/loky").cold_s == 60.0
-    assert decision(PYTHON, 4000).variant == "joblib/loky"
 
 
 def test_no_pool_is_started_for_small_items_of_a_worker_known_for_large_ones(monkeypatch):
@@ -205,19 +199,20 @@ def test_no_pool_is_started_for_small_items_of_a_worker_known_for_large_ones(mon
     run = Run(known(clock.worker(0.5), NATIVE), range(40), clock=clock)
     moving = job(run, prefer="threads")
     moving.do("auto")
-    assert (moving._info.variant, moving._info.in_place) == ("joblib/threads", 1)
+    assert (moving._info.variant, moving._info.in_place) == ("threads", 1)
 
 
 def test_the_decision_says_why_not():
     excluded = dict(decision(PYTHON).excluded)
-    assert "interpreter lock" in excluded["joblib/threads"]
+    assert all("interpreter lock" in excluded[variant] for variant in ("threads", "joblib/threads"))
     assert "prefer='threads'" in dict(decision(NATIVE, prefer="threads").excluded)["joblib/loky"]
     assert "40 items of 500 ms, 2 workers" in decision(PYTHON).explain()
 
 
 def test_it_is_learned_that_processes_lose():
     assert decision(PYTHON).variant == "joblib/loky"
-    told("joblib/loky", 60.0, PYTHON)
+    for variant in SHIPPING:
+        told(variant, 60.0, PYTHON)
     found = decision(PYTHON)
     assert found.variant == "sequential"
     assert found.candidate("joblib/loky").prediction.evidence == 5
@@ -292,7 +287,7 @@ def test_chunks_are_worth_handing_over_and_keep_all_workers_busy():
 
 
 def test_what_is_disabled_is_not_used(monkeypatch):
-    pm.configure(disable="joblib")
+    pm.configure(disable=",".join({variant.partition("/")[0] for variant in SHIPPING}))
     _, info = pm.map(known(w.square, PYTHON), range(6), return_info=True)
     assert info.variant == "sequential"
     assert dict(info.decision.excluded)["joblib/loky"].startswith("disabled by")
@@ -314,7 +309,7 @@ def test_scopes_and_settings_insist():
     with pm.use("sequential"):
         assert pm.map(known(w.square, PYTHON), range(6), return_info=True)[1].variant == "sequential"
     with pm.use("numpy"):  # and the other way round
-        assert pm.map(known(w.square, PYTHON), range(6), return_info=True)[1].variant == "joblib/loky"
+        assert pm.map(known(w.square, PYTHON), range(6), return_info=True)[1].variant in SHIPPING
     pm.configure(mode="off")
     assert pm.map(known(w.square, PYTHON), range(6), return_info=True)[1].variant == "sequential"
 
@@ -327,7 +322,7 @@ def test_a_wish_about_arrays_leaves_the_pilot_as_it_is(wish):
     moving = job(run, prefer="threads")
     moving.do("auto")
     assert run.sink.out == list(range(30))
-    assert (moving._info.variant, moving._info.in_place) == ("joblib/threads", 2)
+    assert (moving._info.variant, moving._info.in_place) == ("threads", 2)
 
 
 def test_a_preferred_map_backend_is_taken_from_the_first_item_on():
@@ -354,7 +349,7 @@ def test_a_missing_library_is_an_error_where_it_is_asked_for_and_else_a_reason(m
     [
         ({"backend": "jobllib"}, ValueError, "did you mean 'joblib'"),
         ({"backend": "dask"}, pm.BackendUnavailableError, "not part of this version"),
-        ({"backend": "torch"}, ValueError, "no map runs on 'torch'; it does on: sequential, joblib/threads"),
+        ({"backend": "torch"}, ValueError, "no map runs on 'torch'; it does on: sequential, threads, joblib/threads"),
         ({"backend": "joblib/dask"}, ValueError, "joblib maps in no way called 'dask'; it does as: joblib/threads"),
         ({"prefer": "thread"}, ValueError, "prefer: found 'thread'; allowed are processes, threads and None"),
         ({"n_jobs": 0}, ValueError, "n_jobs: found 0"),

@@ -15,12 +15,15 @@ import psutil
 import pytest
 from map_workers import known
 from pointsman.executors import mapping, registry
-from pointsman.executors.mapping import MapExecutor, Method, WorkerDiedError
+from pointsman.executors.mapping import MapExecutor, Method, WorkerDiedError, map_methods
 from pointsman.selector.maps import Facts
 from pointsman.telemetry.outcome import Failure
 
 PYTHON = Facts(0.5, 0.5, 0.5, shares=False)  # half a second of pure Python an item
 NATIVE = Facts(0.5, 0.5, 0.5, shares=True)  # the same in a library that releases the interpreter lock
+
+PARALLEL = [variant for variant, _, method in map_methods() if method.parallel]
+SHIPPING = [variant for variant, _, method in map_methods() if method.ships]
 
 pytestmark = pytest.mark.usefixtures("no_pool_is_left", "four_cores_and_warm_pools")
 
@@ -29,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("no_pool_is_left", "four_cores_and_warm_poo
 
 
 @pytest.mark.parametrize("inner", ["auto", "joblib"])
-@pytest.mark.parametrize("outer", ["joblib/threads", "joblib/loky"])
+@pytest.mark.parametrize("outer", PARALLEL)
 def test_a_map_within_a_map_runs_in_place(outer, inner):
     reasons = pm.map(w.maps_again, [inner] * 4, outer, n_jobs=2)
     assert all("worker" in reason for reason in reasons)
@@ -55,19 +58,20 @@ def test_the_workers_exception_comes_out_as_it_is(facts):
     assert not mapping.HERE.inside
 
 
-@pytest.mark.parametrize("backend", ["auto", "sequential", "joblib/threads", "joblib/loky"])
+@pytest.mark.parametrize("backend", ["auto", "sequential", *PARALLEL])
 def test_a_worker_that_raises_stop_iteration_loses_no_results_in_silence(backend):
     """Iterators are on the way of results, and each would take it for its own end."""
     with pytest.raises(RuntimeError, match="the worker raised StopIteration at item 5 of the map"):
         pm.map(w.stops_at_five, range(10), backend)
 
 
-def test_a_chunk_whose_process_died_runs_once_more(tmp_path):
+@pytest.mark.parametrize("backend", SHIPPING)
+def test_a_chunk_whose_process_died_runs_once_more(backend, tmp_path):
     items = [(str(tmp_path / "mark"), x) for x in range(20)]
-    results, info = pm.map(w.dies_once, items, "joblib/loky", n_jobs=2, return_info=True)
+    results, info = pm.map(w.dies_once, items, backend, n_jobs=2, return_info=True)
     assert results == list(range(20))
     [(variant, failure, message)] = info.failures
-    assert (variant, failure) == ("joblib/loky", Failure.DRIVER)
+    assert (variant, failure) == (backend, Failure.DRIVER)
     assert "lost" in message
     assert "failed, driver" in info.explain()
 
@@ -100,10 +104,11 @@ def test_only_what_was_lost_runs_again():
         registry.unregister_backend("flaky")
 
 
-def test_what_may_not_run_twice_does_not(tmp_path):
+@pytest.mark.parametrize("backend", SHIPPING)
+def test_what_may_not_run_twice_does_not(backend, tmp_path):
     items = [(str(tmp_path / "mark"), x) for x in range(20)]
     with pytest.raises(pm.NoCandidateError, match="lost"):
-        pm.map(w.dies_once, items, "joblib/loky", n_jobs=2, rerun=False)
+        pm.map(w.dies_once, items, backend, n_jobs=2, rerun=False)
 
 
 def test_what_kills_every_process_never_runs_in_this_one():
@@ -120,7 +125,7 @@ def test_what_cannot_be_sent_runs_in_place_unless_processes_were_asked_for():
     assert (info.variant, info.failures[0][:2]) == ("sequential", ("joblib/loky", Failure.UNSUPPORTED))
     again = pm.map(worker, range(6), n_jobs=2, return_info=True)[1]
     assert not again.failures  # the breaker keeps the next run from trying
-    assert "joblib/loky" in dict(again.decision.excluded)
+    assert {"joblib/loky", "mpi"} <= set(dict(again.decision.excluded))
     with pytest.raises(pm.NoCandidateError, match="must be picklable"):
         pm.map(lambda x: (x, lock), range(6), "joblib/loky", n_jobs=2)
 
@@ -140,13 +145,14 @@ def script(tmp_path: Path, body: str) -> list[str]:
     return [sys.executable, str(path)]
 
 
-def test_a_script_needs_no_main_guard(tmp_path):
-    body = "print(pm.map(lambda x: x * x, range(5), 'joblib/loky', n_jobs=2))"
+@pytest.mark.parametrize("backend", SHIPPING)
+def test_a_script_needs_no_main_guard(backend, tmp_path):
+    body = f"print(pm.map(lambda x: x * x, range(5), {backend!r}, n_jobs=2))"
     done = subprocess.run(script(tmp_path, body), capture_output=True, text=True, timeout=120, check=False)
     assert (done.stdout, done.returncode) == ("[0, 1, 4, 9, 16]\n", 0), done.stderr
 
 
-@pytest.mark.parametrize("variant", ["joblib/loky", "joblib/threads"])
+@pytest.mark.parametrize("variant", PARALLEL)
 def test_ctrl_c_ends_a_map_and_its_processes(variant, tmp_path):
     marks = [str(tmp_path / f"mark{n}") for n in range(2)]
     body = f"""

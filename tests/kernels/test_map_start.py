@@ -8,7 +8,6 @@ import map_workers as w
 import pointsman as pm
 import pytest
 from map_workers import Clock, known
-from pointsman.executors import registry
 from pointsman.executors.mapping import map_methods
 from pointsman.kernels import map_pilot, map_run
 from pointsman.kernels.map_pilot import Run
@@ -17,6 +16,8 @@ from pointsman.telemetry.load import Load
 
 PYTHON = Facts(0.5, 0.5, 0.5, shares=False)  # half a second of pure Python an item
 
+SHIPPING = {variant for variant, _, method in map_methods() if method.ships}
+
 pytestmark = pytest.mark.usefixtures("no_pool_is_left", "four_cores_and_warm_pools")
 
 
@@ -24,15 +25,15 @@ def job(run: Run) -> map_run.Job:
     return map_run.Job(run, map_run.MapInfo(len(run.items)), map_run.How(n_jobs=2))
 
 
-def decision(facts: Facts):
-    return job(Run(w.square, range(40)))._choose(facts).decision
+def decision(facts: Facts, items: int = 40):
+    return job(Run(w.square, range(items)))._choose(facts).decision
 
 
 @pytest.fixture
 def cold_pool(monkeypatch):
     """Worker processes take a second to start; gives what sets the cores that others use."""
     for _, executor, _ in map_methods():
-        monkeypatch.setattr(executor, "start_s", lambda variant: 1.0 if variant.name == "joblib/loky" else 0.0)
+        monkeypatch.setattr(executor, "start_s", lambda variant: 1.0 if variant.name in SHIPPING else 0.0)
     monkeypatch.setattr(map_run.os, "cpu_count", lambda: 4)
 
     def others_use(cores):
@@ -55,8 +56,18 @@ def test_a_first_pool_starts_only_where_cores_are_free_and_the_gain_is_safe(cold
     assert found._info.variant == expected
 
 
+def test_a_pool_that_has_to_start_must_repay_its_start(monkeypatch):
+    for _, executor, _ in map_methods():
+        monkeypatch.setattr(executor, "start_s", lambda variant: 60.0 if variant.name in SHIPPING else 0.0)
+    found = decision(PYTHON, 40)
+    assert found.variant == "sequential"
+    assert found.candidate("joblib/loky").cold_s == 60.0
+    assert decision(PYTHON, 4000).variant == "joblib/loky"
+
+
 def test_a_pool_whose_workers_serve_another_thread_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr(registry.executor("joblib"), "busy", lambda method: method.ships)
+    for _, executor, _ in map_methods():
+        monkeypatch.setattr(executor, "busy", lambda method: method.ships)
     found = decision(PYTHON)
     assert (found.variant, dict(found.excluded)["joblib/loky"]) == (
         "sequential", "its workers run a map of another thread",

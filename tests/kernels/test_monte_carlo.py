@@ -102,8 +102,9 @@ def test_openmp_is_held_on_every_thread_that_computes():
     assert any(library["user_api"] == "openmp" for library in threadpool_info())
     before = torch.get_num_threads()
     for number in (1, 3):
-        seen = pm.run_monte_carlo(w.threads_seen, 6, backend="joblib/threads", n_jobs=2, native_threads=number)
-        assert seen == [{number}] * 6
+        for backend in ("threads", "joblib/threads"):
+            seen = pm.run_monte_carlo(w.threads_seen, 6, backend=backend, n_jobs=2, native_threads=number)
+            assert seen == [{number}] * 6
     assert torch.get_num_threads() == before
 
 
@@ -203,10 +204,17 @@ def test_arguments_arrive_read_only(backend):
     mine[0] = 2.0  # the caller's own stays writable
 
 
+def test_a_worker_that_draws_globally_later_on_is_found_before_workers_start():
+    """It waits, so threads would be best for it; its first simulation draws nothing."""
+    found, info = pm.run_monte_carlo(w.globally_later, 40, seed=1, n_jobs=2, return_info=True)
+    assert len(found) == 40
+    assert "draws from a global generator" in dict(info.decision.excluded)["joblib/threads"]
+
+
 @pytest.mark.parametrize("generator", ["numpy", "python"])
 def test_a_worker_that_draws_globally_is_kept_from_threads(generator):
     given = {"worker_args": (generator,), "seed": 1, "n_jobs": 2}
-    for how in ({"backend": "joblib/threads"}, {"prefer": "threads"}):
+    for how in ({"backend": "threads"}, {"backend": "joblib/threads"}, {"prefer": "threads"}):
         with pytest.raises(ValueError, match=r"draws from a global generator.*default_rng\(seed\)"):
             pm.run_monte_carlo(w.globally, 8, **given, **how)
     _, info = pm.run_monte_carlo(w.globally, 8, backend="joblib", return_info=True, **given)
@@ -254,9 +262,10 @@ def test_retries_run_the_same_seed_again(backend, tmp_path):
         pm.run_monte_carlo(w.fails_twice, 9, retries=1, **given)
 
 
-def test_a_worker_process_that_is_killed_costs_its_chunk_and_no_exactly(tmp_path):
+@pytest.mark.parametrize("backend", [variant for variant, _, method in map_methods() if method.ships])
+def test_a_worker_process_that_is_killed_costs_its_chunk_and_no_bit(backend, tmp_path):
     found, info = pm.run_monte_carlo(
-        w.dies_once, 40, (str(tmp_path),), seed=6, backend="joblib/loky", n_jobs=2, return_info=True
+        w.dies_once, 40, (str(tmp_path),), seed=6, backend=backend, n_jobs=2, return_info=True
     )
     assert found == [int(np.random.default_rng(c).integers(1 << 60)) for c in np.random.SeedSequence(6).spawn(40)]
     assert len(info.failures) == 1

@@ -108,3 +108,8 @@ def loads_pointsman(seed: Any) -> int:
     import sys
 
     return int("pointsman" in sys.modules and multiprocessing.parent_process() is not None)
+
+
+def globally_later(seed: Any) -> float:
+    time.sleep(0.02)
+    return float(np.random.random()) if seed.spawn_key[-1] else 0.0  # noqa: NPY002 - as old code does
