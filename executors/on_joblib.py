@@ -89,7 +89,7 @@ class JoblibExecutor(MapExecutor):
         """
         self.check_options(options)
         chosen = self.method(method)
-        if n_jobs == 1:
+        if n_jobs == 1 or (chosen.ships and _is_daemon()):
             inside = as_worker(work)
             for chunk in chunks:
                 left_s(until)
@@ -137,6 +137,12 @@ class JoblibExecutor(MapExecutor):
                 self._last_use = None  # joblib has killed them
 
 
+def _is_daemon() -> bool:
+    """Whether this process may not start others, such as those of `multiprocessing.Pool`."""
+    multiprocessing = sys.modules.get("multiprocessing")  # in a process that it started it is always loaded
+    return multiprocessing is not None and bool(multiprocessing.current_process().daemon)
+
+
 def _leaving(run: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """`run` for a process that ends with the one that started it.
 
@@ -160,7 +166,8 @@ def _leaving(run: Callable[[Any], Any]) -> Callable[[Any], Any]:
             os._exit(1)
 
         me: Any = multiprocessing.current_process()
-        if not getattr(me, "leaves_with_its_parent", False):
+        here = os.getpid() == parent  # joblib starts no processes where it finds that it cannot
+        if not here and not getattr(me, "leaves_with_its_parent", False):
             me.leaves_with_its_parent = True
             threading.Thread(target=watch, name="pointsman-parent", daemon=True).start()
         return run(chunk)

@@ -93,13 +93,9 @@ class Unusual(BaseException):
     """No Exception: code that catches those lets it pass."""
 
 
-def prints(seed: Any) -> int:
+def prints_and_forks(seed: Any) -> int:
     sys.stdout.write("a line\n")
     sys.stdout.flush()
-    return number(seed)
-
-
-def forks(seed: Any) -> int:
     child = os.fork()
     if child == 0:
         os._exit(0)
@@ -121,18 +117,12 @@ def raises_unusual(seed: Any) -> int:
     return number(seed)
 
 
-def interrupts(seed: Any) -> int:
-    if number(seed) == 5:
-        raise KeyboardInterrupt
-    return number(seed)
-
-
 def gives_a_lock(seed: Any) -> Any:
     return threading.Lock() if number(seed) == 5 else number(seed)
 
 
-def gives_100_megabytes(seed: Any) -> Any:
-    return np.full(100_000_000 // 8, 5.0) if number(seed) == 5 else number(seed)
+def gives_bytes(seed: Any, size: int) -> Any:
+    return np.full(size // 8, 5.0) if number(seed) == 5 else number(seed)
 
 
 def runs_again(seed: Any, backend: str) -> list[float]:

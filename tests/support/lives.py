@@ -86,6 +86,16 @@ class Lives:
         assert self.process is not None
         (os.killpg if everybody else os.kill)(self.process.pid, signal.SIGINT)
 
+    def answer(self, told: str = "") -> str:
+        """Its next line, after it was `told` one."""
+        assert self.process is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        if told:
+            self.process.stdin.write(f"{told}\n")
+            self.process.stdin.flush()
+        return self.process.stdout.readline().rstrip("\n")
+
     def end(self, told: str = "") -> str:
         """What it printed, `told` this; an AssertionError with what it complained of where it failed."""
         assert self.process is not None
@@ -123,7 +133,9 @@ def lives(folder: Path, code: str, *arguments: object) -> Iterator[Lives]:
     finally:
         for process in script.left():
             with contextlib.suppress(psutil.Error):
-                process.send_signal(signal.SIGKILL)
+                process.kill()
+        if script.process is not None:
+            script.kill()
 
 
 def wait_for(what: Callable[[], object], seconds: float = LONGEST_S, else_: Callable[[], object] = str) -> None:
