@@ -28,6 +28,8 @@ from .native import in_thread
 
 IDLE_S = 280.0
 """loky's workers leave after 300 idle seconds."""
+LOOK_S = 0.5
+"""So often they look whether the process that started them still exists."""
 
 
 class JoblibExecutor(MapExecutor):
@@ -95,7 +97,7 @@ class JoblibExecutor(MapExecutor):
         """
         self.check_options(options)
         chosen = self.method(method)
-        if n_jobs == 1:
+        if n_jobs == 1 or (chosen.ships and _is_daemon()):
             inside = as_worker(work)
             for chunk in chunks:
                 left_s(until)
@@ -128,7 +130,7 @@ class JoblibExecutor(MapExecutor):
     ) -> Iterator[Any]:  # fmt: skip
         config = {"backend": "loky", "n_jobs": n_jobs, "inner_max_num_threads": native_threads}
         options = {"mmap_mode": "c", **options}  # joblib's "r" makes large arrays, and no others, read-only
-        outputs, done = _outputs(guarded(work), chunks, config, until, options), False
+        outputs, done = _outputs(_leaving(guarded(work)), chunks, config, until, options), False
         try:
             while (found := _next(outputs)) is not None:
                 self._last_use = (os.getpid(), time.monotonic())
@@ -141,6 +143,44 @@ class JoblibExecutor(MapExecutor):
             outputs.close()
             if not done:
                 self._last_use = None  # joblib has killed them
+
+
+def _is_daemon() -> bool:
+    """Whether this process may not start others, such as those of `multiprocessing.Pool`."""
+    multiprocessing = sys.modules.get("multiprocessing")  # in a process that it started it is always loaded
+    return multiprocessing is not None and bool(multiprocessing.current_process().daemon)
+
+
+def _leaving(run: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`run` for a process that ends with the one that started it.
+
+    After a `kill -9` of that, loky's workers would stay for five minutes, at work or idle; and for ever where one has
+    a large result to give, for nobody reads it. The system's own signal for it (PR_SET_PDEATHSIG) comes when a thread
+    of the parent ends. A closure without globals: cloudpickle sends it by value.
+    """
+    parent, look_s = os.getpid(), LOOK_S
+    if os.name != "posix":  # elsewhere the number of a parent stays when it is gone
+        return run
+
+    def leaving(chunk: Any) -> Any:
+        import multiprocessing
+        import os
+        import threading
+        import time
+
+        def watch() -> None:
+            while os.getppid() == parent:
+                time.sleep(look_s)
+            os._exit(1)
+
+        me: Any = multiprocessing.current_process()
+        here = os.getpid() == parent  # joblib starts no processes where it finds that it cannot
+        if not here and not getattr(me, "leaves_with_its_parent", False):
+            me.leaves_with_its_parent = True
+            threading.Thread(target=watch, name="pointsman-parent", daemon=True).start()
+        return run(chunk)
+
+    return leaving
 
 
 def _next(outputs: Iterator[tuple[bool, Any]]) -> tuple[bool, Any] | None:

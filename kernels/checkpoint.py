@@ -134,6 +134,10 @@ class Checkpoint:
         Raises
         ------
         CheckpointError : the disk did not take what was written.
+
+        Warns
+        -----
+        CheckpointWarning : the file was deleted, moved or replaced meanwhile.
         """
         with self._lock:
             if self._file.is_open:

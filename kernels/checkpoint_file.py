@@ -83,6 +83,7 @@ class RecordFile:
     """
 
     _handle = -1
+    _lost = False  # whether it was said that the file is gone
 
     def __init__(self, path: str | os.PathLike[str], about: Mapping[str, Any]) -> None:
         self.path = Path(os.path.abspath(os.path.expanduser(os.fspath(path)))).resolve()
@@ -137,11 +138,23 @@ class RecordFile:
         Raises
         ------
         CheckpointError : it does not.
+
+        Warns
+        -----
+        CheckpointWarning : the file was deleted, moved or replaced; said once.
         """
         try:
             os.fsync(self._handle)
         except OSError as error:
             raise self._unwritten(error) from error
+        if not self._lost and not self._is_at_path(os.fstat(self._handle)):
+            self._lost = True
+            warnings.warn(
+                f"checkpoint {self.path}: it is no longer there, but was deleted, moved or replaced in the middle of "
+                "the run. The run goes on, and no later one will find what it did; where the file was moved, move it "
+                "back",
+                CheckpointWarning, stacklevel=2,
+            )  # fmt: skip
 
     def leave(self) -> None:
         """Close the file as it is; others may have it."""
@@ -186,7 +199,7 @@ class RecordFile:
     def _is_at_path(self, found: os.stat_result) -> bool:
         try:
             return os.path.samestat(found, os.stat(self.path))
-        except FileNotFoundError:
+        except OSError:  # its folder may have been replaced, too
             return False
 
     def _create(self, header: bytes) -> None:

@@ -267,9 +267,14 @@ class Collector:
 
     def _save(self) -> None:
         assert self._kept is not None
-        unsaved, self._unsaved = self._unsaved, []
-        for index, results in unsaved:
-            self._kept.put(index, results)
+        while self._unsaved:  # an interrupt leaves what it kept from being put, for `close`
+            index, results = self._unsaved[0]
+            try:
+                self._kept.put(index, results)
+            except Exception:
+                self._unsaved.clear()  # once is enough to fail, and to say so
+                raise
+            del self._unsaved[0]
 
     def _resume(self, kept: Kept) -> None:
         """Go on from what is kept."""

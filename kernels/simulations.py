@@ -83,6 +83,8 @@ def simulation(
     """
     entropy, key, as_int = root.entropy, tuple(root.key), seeds == "int"
     ready = _Fresh()
+    rest = (", worker_args" if args else "") + (", worker_kwargs=worker_kwargs" if kwargs else "")
+    rest += (f", spawn_key={key!r}" if key else "") + (f", seeds={seeds!r}" if as_int else "")
 
     def freeze(x: Any) -> Any:
         if hasattr(x, "__array_interface__") and hasattr(x, "setflags"):
@@ -111,7 +113,7 @@ def simulation(
                     left -= 1
                     continue
                 if not collect:
-                    again = f"pointsman.replay(worker, {entropy!r}, {index}{f', spawn_key={key!r}' if key else ''})"
+                    again = f"pointsman.replay(worker, {entropy!r}, {index}{rest})"
                     error.add_note(f"pointsman: raised by simulation {index}; alone again: {again}")
                     raise
                 import traceback

@@ -19,6 +19,19 @@ def path(tmp_path):
     return tmp_path / "history.sqlite"
 
 
+@pytest.fixture(scope="module")
+def no_pool_is_left() -> Iterator[None]:
+    """End the workers that map backends keep for the next call."""
+    yield
+    from joblib.externals.loky import get_reusable_executor
+    from pointsman.executors.mapping import map_methods
+
+    get_reusable_executor().shutdown(wait=True, kill_workers=True)
+    for _, executor, _ in map_methods():
+        for name in ("shutdown", "end"):
+            getattr(executor, name, lambda: None)()
+
+
 @pytest.fixture
 def start(path) -> Iterator:
     """Run Python code in a process of its own, with warnings as errors; what is left of them is killed afterwards."""
