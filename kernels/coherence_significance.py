@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .coherence import coherence_of_batch
-from .monte_carlo import MonteCarloInfo, run_monte_carlo
+from .monte_carlo import run_monte_carlo
+from .monte_carlo_info import MonteCarloInfo
 from .red_noise import ar1, need_stationary, phase_randomize, redden
 from .result_cache import code_of, key_of, shared
 from .simulations import Root, root_of
