@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pointsman.kernels import draws as draws
     from pointsman.kernels import reducers as reducers
     from pointsman.kernels.calibrate import calibrate
+    from pointsman.kernels.checkpoint_file import CheckpointError
     from pointsman.kernels.coherence_significance import WctSignificance, wct_significance
     from pointsman.kernels.map import map as map
     from pointsman.kernels.monte_carlo import (
@@ -73,6 +74,7 @@ __all__ = [
     "BackendType",
     "BackendUnavailableError",
     "Capabilities",
+    "CheckpointError",
     "CwtResult",
     "CwtSignificance",
     "Decision",
@@ -135,6 +137,7 @@ _HOMES = {
     "BackendType": "executors.table",
     "BackendUnavailableError": "executors.errors",
     "Capabilities": "executors.base",
+    "CheckpointError": "kernels.checkpoint_file",
     "CwtResult": "kernels.wavelet_transforms",
     "CwtSignificance": "kernels.wavelet_significance",
     "Decision": "selector.decision",

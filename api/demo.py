@@ -244,6 +244,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--budget", type=float, default=45.0, help="seconds for timing every variant (default 45)")
     options = parser.parse_args(argv)
     from pointsman.demo_report import report
+    from pointsman.demo_significance import significance
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -274,6 +275,7 @@ def main(argv: list[str] | None = None) -> int:
         table = measure(
             work, budget_s, lambda spent_s: progress.update(timing, completed=min(int(spent_s), round(budget_s)))
         )
+    significance(console, 160 if options.quick else 2000)
     report(console, work, ran, table, first, before)
     return 0
 

@@ -16,6 +16,7 @@ from .coherence import coherence_of_batch
 from .monte_carlo import run_monte_carlo
 from .monte_carlo_info import MonteCarloInfo
 from .red_noise import ar1, need_stationary, phase_randomize, redden
+from .reduced import wilson
 from .result_cache import code_of, key_of, shared
 from .simulations import Root, root_of
 from .wavelet_engines import on_numpy, on_scipy
@@ -344,17 +345,6 @@ def _order_statistic(maxima: NDArray[np.float64], level: float) -> float:
     """What a further maximum stays below with probability `level`: the same test as (r + 1) / (n + 1) <= 1 - level."""
     place = math.ceil(level * (maxima.size + 1) - 1e-9)
     return float(np.sort(maxima)[place - 1]) if place <= maxima.size else math.nan
-
-
-def wilson(share: Any, n: int) -> tuple[Any, Any]:
-    """Where a probability lies with a confidence of 95 %, if `share` of n independent trials came true.
-
-    Wilson (1927), J. Amer. Stat. Assoc. 22, 209; lies within 0 and 1, and is right for shares of 0 and 1, too.
-    """
-    z2 = 1.959963984540054**2
-    middle, width = share + z2 / (2 * n), np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n)))
-    low, high = (middle - width) / (1 + z2 / n), (middle + width) / (1 + z2 / n)
-    return np.where(share <= 0, 0.0, np.maximum(low, 0.0)), np.where(share >= 1, 1.0, np.minimum(high, 1.0))
 
 
 def _check(mc_count: object, null: str, dtype: str, options: dict[str, Any]) -> None:

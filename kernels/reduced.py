@@ -67,12 +67,8 @@ class PValue:
 
     def interval(self, confidence: float = 0.95) -> tuple[Any, Any]:
         """Of the probability that r / n estimates (Wilson, 1927)."""
-        z = _z(confidence)
-        n = max(self.n, 1)
-        share, width = self.r / n, z * z / n
-        middle = (share + width / 2) / (1 + width)
-        half = z * np.sqrt(share * (1 - share) / n + width / (4 * n)) / (1 + width)
-        return item(middle - half), item(middle + half)
+        low, high = wilson(np.asarray(self.r) / max(self.n, 1), max(self.n, 1), confidence)
+        return item(low), item(high)
 
     def half_width(self, confidence: float = 0.95) -> Any:
         """Half the width of `interval`."""
@@ -137,3 +133,14 @@ def _z(confidence: float) -> float:
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence: found {confidence}; it is a share, between 0 and 1")
     return NormalDist().inv_cdf(0.5 + confidence / 2)
+
+
+def wilson(share: Any, n: int, confidence: float = 0.95) -> tuple[Any, Any]:
+    """Where a probability lies, if `share` of n independent trials came true: arrays of the shape of `share`.
+
+    Wilson (1927), J. Amer. Stat. Assoc. 22, 209; lies within 0 and 1, and is right for shares of 0 and 1, too.
+    """
+    z2 = _z(confidence) ** 2
+    middle, width = share + z2 / (2 * n), np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n)))
+    low, high = (middle - width) / (1 + z2 / n), (middle + width) / (1 + z2 / n)
+    return np.where(share <= 0, 0.0, np.maximum(low, 0.0)), np.where(share >= 1, 1.0, np.minimum(high, 1.0))

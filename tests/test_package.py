@@ -16,8 +16,8 @@ from pointsman.executors.table import BACKENDS
 
 PUBLIC = """
 AR1 CwtSignificance WctSignificance ar1 ar1_surrogate cwt_significance phase_randomize wct_significance
-CwtResult WctResult XwtResult cwt wct xwt
-BackendType BackendUnavailableError Capabilities Decision Executor FailedSimulation Failure HistoryWarning
+CwtResult WctResult XwtResult cwt wct xwt BackendType BackendUnavailableError Capabilities CheckpointError Decision
+Executor FailedSimulation Failure HistoryWarning
 IntelligentBackendSelector MonteCarloBackend MonteCarloInfo NoCandidateError OpenCLWorker Operation PointsmanError
 Portable RunTimeoutError UnsupportedError Variant WorkloadCharacteristics adaptive bind calibrate chain configure
 convert default_selector draws export_lock flush get_backend get_recommended_backend list_backends print_backend_info

@@ -13,7 +13,7 @@ import pytest
 from pointsman.executors.mapping import map_methods
 from pointsman.kernels import coherence_significance
 from pointsman.kernels.coherence import coherence_of_batch
-from pointsman.kernels.coherence_significance import wilson
+from pointsman.kernels.reduced import wilson
 from pointsman.kernels.wavelet_plan import plan
 
 SMALL = {"dt": 1.0, "dj": 0.25, "s0": 2.0, "J": 8}
