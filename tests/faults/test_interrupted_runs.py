@@ -109,6 +109,15 @@ def test_an_exception_keeps_what_was_done_and_its_note_can_be_pasted(variant, tm
     assert not set(logged(log)[began:]) & known
 
 
+def test_an_exception_leaves_nothing_of_a_leaf_behind(tmp_path, log):
+    """Results that are to be folded are kept now and then, and at the end, however that comes."""
+    with pytest.raises(ArithmeticError, match="simulation 10"):
+        pm.run_monte_carlo(
+            w.fails_at_ten, 30, (str(log),), seed=5, reduce="mean", backend="sequential", checkpoint=tmp_path / "kept"
+        )
+    assert simulations_in(tmp_path / "kept", 1024) == set(range(10))
+
+
 def replay_call(error):
     return next(note for note in error.__notes__ if "alone again" in note).partition("again: ")[2]
 
