@@ -76,7 +76,7 @@ def test_a_run_whose_time_is_over_goes_on_by_the_same_call(variant, tmp_path, lo
     kept = tmp_path / "kept"
     given = {"worker_args": (str(log),), "seed": 4, "backend": variant, "n_jobs": 2, "chunk_size": 1}
     pm.run_monte_carlo(w.normal, 8, seed=4, backend=variant, n_jobs=2)  # its workers have started
-    with pytest.raises(pm.RunTimeoutError, match=rf"\d+ of 3000 simulations were done, and {kept} keeps them: the "):
+    with pytest.raises(pm.RunTimeoutError, match=rf"\d+ of 3000 simulations were done; {kept} keeps them, and the"):
         pm.run_monte_carlo(w.steps, 3000, timeout=0.4, checkpoint=kept, **given)
     time.sleep(0.1)  # a thread cannot be ended: what it is at, it does
     known, began = simulations_in(kept, 1024), logged(log)
@@ -107,6 +107,15 @@ def test_an_exception_keeps_what_was_done_and_its_note_can_be_pasted(variant, tm
         pm.run_monte_carlo(w.fails_at_ten, 30, **given)
     assert 10 in logged(log)[began:] or 10 in simulations_in(kept, 1024)
     assert not set(logged(log)[began:]) & known
+
+
+def test_an_exception_leaves_nothing_of_a_leaf_behind(tmp_path, log):
+    """Results that are to be folded are kept now and then, and at the end, however that comes."""
+    with pytest.raises(ArithmeticError, match="simulation 10"):
+        pm.run_monte_carlo(
+            w.fails_at_ten, 30, (str(log),), seed=5, reduce="mean", backend="sequential", checkpoint=tmp_path / "kept"
+        )
+    assert simulations_in(tmp_path / "kept", 1024) == set(range(10))
 
 
 def replay_call(error):
@@ -157,6 +166,7 @@ limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 for variant in sys.argv[1:]:
     kept = variant.replace("/", "-")
     given = dict(seed=8, backend=variant, n_jobs=2, chunk_size=2, checkpoint=kept, return_info=True)
+    pm.run_monte_carlo(w.normal, 8, backend=variant, n_jobs=2)  # workers that start have files, too
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         pm.run_monte_carlo(w.arrays, 60, **given)

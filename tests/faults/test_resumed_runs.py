@@ -13,11 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lives import lives, simulations_in
 from pointsman.executors.mapping import map_methods
+from pointsman.kernels.collect import SAVE_S
 
 METHODS = {variant: method for variant, _, method in map_methods()}
 N, LEAF = 48, 8
 AHEAD = 24
 """Simulations that may have begun, or ended, in workers without their parent having kept them."""
+HERE = 1 + round(SAVE_S / w.STEP_S) + 2
+"""The same of a run in place: results that are to be folded are kept now and then."""
 
 TWO_RUNS = f"""
 given = dict(seed=11, backend=sys.argv[1], n_jobs=2, chunk_size=1)
@@ -46,7 +49,7 @@ def uninterrupted():
 def killed_and_started_again(variant, kills, expected):
     """Kill the two runs after so many simulations of each life have begun, and let the last life end."""
     with tempfile.TemporaryDirectory() as name:
-        folder, ahead = Path(name), AHEAD if METHODS[variant].parallel else 1
+        folder, ahead = Path(name), AHEAD if METHODS[variant].parallel else HERE
         known, lost = set(), set()
         with lives(folder, TWO_RUNS, variant) as script:
             for kill in [*kills, None]:
