@@ -18,7 +18,7 @@ from ..report import seconds_text
 from ..timing import confirm
 from . import inside, work
 from .apart import Apart, FailedError, TooLongError
-from .tables import GOAL, HARM, WORST, Effort, Table, cell, megabytes, ratio, times, turns, verdict
+from .tables import GOAL, HARM, WORST, Effort, Table, cell, megabytes, ratio, say, times, turns, verdict
 
 SIZES, COSTS_S, BYTES = (10, 1_000, 100_000), (1e-5, 1e-3, 0.03), (0, 1_000_000, 50_000_000)
 LONGEST_S = 20.0
@@ -74,7 +74,11 @@ def cold(effort: Effort) -> Table:
     """Each run as the first of a process."""
     there = ways(effort.quick)
     starts = {way: _start(way, effort) for way in there}
-    return _table("auto-cold", [_cold(run, starts, effort if effort.quick else COLD) for run in runs(effort.quick)])
+    rows = []
+    for run in runs(effort.quick):
+        rows.append(_cold(run, starts, effort if effort.quick else COLD))
+        say("auto-cold", run.named())
+    return _table("auto-cold", rows)
 
 
 def _cold(run: Run, starts: dict[str, float], effort: Effort) -> tuple[Run, Found, str]:
@@ -119,6 +123,7 @@ def warm(effort: Effort) -> Table:
             calls: dict[str, Callable[[], float]] = {
                 way: partial(checked.timed, processes[way], way, LEAST_S) for way in _contenders(second)
             }
+            say("auto-warm", run.named())
             rows.append((run, _in_turn(calls, effort if effort.quick else WARM), checked.chosen))
     finally:
         for process in processes.values():

@@ -14,7 +14,7 @@ from ..timing import confirm
 from . import inside, work
 from .apart import Apart, FailedError, TooLongError
 from .hand import HANDS, OURS
-from .tables import GOAL, Effort, Table, cell, ratio, times, turns, verdict
+from .tables import GOAL, Effort, Table, cell, ratio, say, times, turns, verdict
 
 SIZES, COSTS_S = (1_000, 10_000, 100_000), (1e-5, 1e-3, 0.1)
 LONGEST_S = 60.0
@@ -24,7 +24,7 @@ MOST_TASKS = 2_000
 """A search does not try sizes that make more tasks; the naive form runs so many simulations at most."""
 HOPELESS = 1.5
 """A size that took so many times as long as the best one, once, is not tried again."""
-SEARCHES, SEARCH_S = 3, 4.0
+SEARCHES, SEARCH_S = 2, 4.0
 START = (1_000, 1e-3)
 TIMEOUT_S = 150.0
 
@@ -61,6 +61,7 @@ def table(engine: str, effort: Effort) -> Table:
         data.append(found)
         ratios[cell(n, cost_s)] = found["ratio"]
         rows.append(_row(found))
+        say(engine, *rows[-1])
     notes = [verdict(ratios, GOAL, f"{OURS[engine]} over hand-written {engine}, warm")]
     if not effort.quick:
         start = _start(engine, kind, effort)

@@ -64,28 +64,49 @@ def _jobs() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def task_floor(engine: str, tasks: int) -> float:
-    """Seconds of one more task that does nothing, its workers warm."""
+def floors(engine: str, tasks: int, nbytes: int, parts: int) -> dict[str, float]:
+    """Seconds of one more task that does nothing, its workers warm; and bytes of results a second to the caller."""
     hand = _hand(engine)
-    hand.tasks(nothing, [(i,) for i in range(100)])
-    began = time.perf_counter()
-    found = hand.tasks(nothing, [(i,) for i in range(tasks)])
-    seconds = time.perf_counter() - began
-    if found != list(range(tasks)):
-        raise AssertionError(f"{engine}: {tasks} tasks gave other numbers than their own")
-    return seconds / tasks
+
+    def run(function: Callable[..., Any], given: list[tuple[Any, ...]], right: Callable[[Any], Any]) -> float:
+        began = time.perf_counter()
+        found = hand.tasks(function, given)
+        seconds = time.perf_counter() - began
+        if [right(each) for each in found] != [right(function(*args)) for args in given]:
+            raise AssertionError(f"{engine}: {len(given)} tasks gave something else than they should")
+        return seconds
+
+    def empty(n: int) -> float:
+        return run(nothing, [(i,) for i in range(n)], int)
+
+    empty(100)
+    few, many = empty(tasks // 10), empty(tasks)
+    run(letters, [(i, nbytes) for i in range(2)], len)
+    rate = nbytes * parts / run(letters, [(i, nbytes) for i in range(parts)], len)
+    return {"task_s": _one_more(few, many, tasks), "rate": rate}
 
 
-def result_rate(engine: str, nbytes: int, tasks: int) -> float:
-    """Bytes of results a second that reach the caller."""
-    hand = _hand(engine)
-    hand.tasks(letters, [(i, nbytes) for i in range(2)])
-    began = time.perf_counter()
-    found = hand.tasks(letters, [(i, nbytes) for i in range(tasks)])
-    seconds = time.perf_counter() - began
-    if [part[:1] for part in found] != [bytes([i % 256]) for i in range(tasks)]:
-        raise AssertionError(f"{engine}: results came back changed")
-    return nbytes * tasks / seconds
+def _one_more(few_s: float, many_s: float, tasks: int) -> float:
+    """Seconds of one more task, from what a tenth of them took, and all; a microsecond at least, whatever the noise."""
+    return max(1e-6, (many_s - few_s) / (tasks - tasks // 10))
+
+
+def our_floors(backend: str, tasks: int, nbytes: int, parts: int) -> dict[str, float]:
+    """The same two of `run_monte_carlo`, with chunks of one simulation: seconds of one more, and bytes a second."""
+    import pointsman as pm
+
+    def run(worker: Callable[..., Any], n: int, args: tuple[Any, ...] = ()) -> float:
+        began = time.perf_counter()
+        found = pm.run_monte_carlo(worker, n, args, seed=work.SEED, backend=backend, chunk_size=1)
+        seconds = time.perf_counter() - began
+        if len(found) != n or (not args and found != list(range(n))):
+            raise AssertionError(f"{backend}: {n} simulations gave other numbers than their own")
+        return seconds
+
+    run(work.trivial, 100)
+    few, many = run(work.trivial, tasks // 10), run(work.trivial, tasks)
+    run(work.letters, 2, (nbytes,))
+    return {"task_s": _one_more(few, many, tasks), "rate": nbytes * parts / run(work.letters, parts, (nbytes,))}
 
 
 # ---- ours

@@ -7,6 +7,7 @@ not. See docs/scaling.md for the formulas.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from typing import Any, cast
 from ..report import seconds_text
 from .apart import Apart, FailedError, TooLongError
 from .hand import HANDS, OURS
-from .tables import Effort, Table, count, megabytes
+from .tables import Effort, Table, count, megabytes, say
 
 NODES, CORES = (1, 10, 100, 1000), 32
 MARGIN = 2.0
@@ -33,12 +34,15 @@ class Floor:
 
     Attributes
     ----------
-    task_s : seconds of a task that does nothing, its workers warm.
+    task_s : seconds of one more chunk that does nothing, its workers warm.
     bytes_per_s : of results that reach the caller.
+    bare_task_s, bare_bytes_per_s : the same of the engine used by hand, for comparison.
     """
 
     task_s: float
     bytes_per_s: float
+    bare_task_s: float = math.nan
+    bare_bytes_per_s: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -140,22 +144,26 @@ def own_chunk_s(variant: str, workers: int, cost_s: float = COST_S, run_s: float
 
 
 def floors(engines: Sequence[str], effort: Effort) -> tuple[dict[str, Floor], Caller]:
-    """Measure them; an engine that does not get there is left out."""
+    """Measure them, of our runs and of the engine used by hand; one that does not get there is left out."""
     found: dict[str, Floor] = {}
     tasks, nbytes, parts = (100, 10_000, 4) if effort.quick else (2_000, 1_000_000, 60)
     with Apart() as process:
         caller = Caller(**process.call("collecting", leaves=4 if effort.quick else 400))
     for engine in engines:
-        times_s: list[float] = []
-        rates: list[float] = []
+        own, hand = dict[str, list[float]](), dict[str, list[float]]()
         try:
-            with Apart() as process:
+            with Apart() as ours, Apart() as theirs:
                 for _ in range(effort.fewest):
-                    times_s.append(process.call("task_floor", 60.0, engine=engine, tasks=tasks))
-                    rates.append(process.call("result_rate", 60.0, engine=engine, nbytes=nbytes, tasks=parts))
-        except (TooLongError, FailedError):
+                    given = {"tasks": tasks, "nbytes": nbytes, "parts": parts}
+                    for told, process, name in ((own, ours, "our_floors"), (hand, theirs, "floors")):
+                        who = {"backend": OURS[engine]} if process is ours else {"engine": engine}
+                        for key, value in process.call(name, 90.0, **who, **given).items():
+                            told.setdefault(key, []).append(value)
+        except (TooLongError, FailedError) as error:
+            say(engine, str(error))
             continue
-        found[engine] = Floor(sorted(times_s)[len(times_s) // 2], sorted(rates)[len(rates) // 2])
+        middle = {(at, key): statistics.median(told[key]) for at, told in enumerate((own, hand)) for key in told}
+        found[engine] = Floor(middle[0, "task_s"], middle[0, "rate"], middle[1, "task_s"], middle[1, "rate"])
     return found, caller
 
 
@@ -177,7 +185,7 @@ def predicted(found: Mapping[str, Floor], caller: Caller) -> Table:
         for nodes in NODES:
             workers = nodes * CORES
             given: dict[str, Any] = {
-                "own_chunk_s": own_chunk_s(_declared(engine), workers), "nodes": nodes, "per_worker": engine != "ray",
+                "own_chunk_s": own_chunk_s(OURS[engine], workers), "nodes": nodes, "per_worker": engine != "ray",
             }  # fmt: skip
             listed = predict(floor, caller, workers, **given)
             folded = predict(floor, caller, workers, reduced=True, **given)
@@ -189,8 +197,9 @@ def predicted(found: Mapping[str, Floor], caller: Caller) -> Table:
                 _rate(folded.needed_per_s), longer.limit, seconds_text(listed.ships_s), f"{listed.lost_share:.1%}",
             ])  # fmt: skip
     measured = ", ".join(
-        f"{engine} {seconds_text(floor.task_s)} a task ({1 / floor.task_s:,.0f} a second), results at "
-        f"{megabytes(floor.bytes_per_s)}/s"
+        f"{engine} {seconds_text(floor.task_s)} a chunk ({1 / floor.task_s:,.0f} a second; by hand "
+        f"{seconds_text(floor.bare_task_s)}), results at {megabytes(floor.bytes_per_s)}/s (by hand "
+        f"{megabytes(floor.bare_bytes_per_s)}/s)"
         for engine, floor in found.items()
     )
     notes = [
@@ -201,14 +210,6 @@ def predicted(found: Mapping[str, Floor], caller: Caller) -> Table:
         f"{megabytes(LINK_BYTES_PER_S)}/s",
     ]
     return Table("scaling", head, rows, notes, {"predictions": data, "floors": {k: vars(v) for k, v in found.items()}})
-
-
-def _declared(engine: str) -> str:
-    """Our variant on that engine, or another one on processes where this version has none."""
-    from pointsman.executors.mapping import map_methods
-
-    here = {name for name, _, _ in map_methods()}
-    return OURS[engine] if OURS[engine] in here else "joblib/loky"
 
 
 def _rate(per_s: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -65,6 +66,11 @@ def turns(ways: Mapping[str, Callable[[], float]], effort: Effort) -> dict[str, 
         for name in order:
             seconds[name].append(ways[name]())
     return seconds
+
+
+def say(*cells: str) -> None:
+    """A row as soon as it is there, on standard error: a table takes minutes."""
+    print("  ".join(cells), file=sys.stderr, flush=True)
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:

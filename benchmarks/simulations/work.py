@@ -19,6 +19,11 @@ def trivial(seed: np.random.SeedSequence) -> int:
     return seed.spawn_key[-1]
 
 
+def letters(seed: np.random.SeedSequence, nbytes: int) -> bytes:
+    """A result of so many bytes."""
+    return bytes([seed.spawn_key[-1] % 256]) * nbytes
+
+
 def python(seed: np.random.SeedSequence, steps: int, data: Any = None) -> int:
     """`steps` of a generator in Python, which holds the interpreter lock; one number of `data` goes in."""
     x = int(seed.generate_state(1)[0])
