@@ -11,6 +11,15 @@ class PointsmanError(Exception):
     """Base of every error that pointsman raises of its own accord."""
 
 
+RAISED = "pointsman: raised by"
+"""How the note begins that an exception of a worker gets."""
+
+
+def raised_by_worker(error: BaseException) -> bool:
+    """Whether a worker of a map raised it: then it is the caller's own, of whatever class it is."""
+    return any(str(note).startswith(RAISED) for note in getattr(error, "__notes__", ()))
+
+
 class BackendUnavailableError(PointsmanError, ImportError):
     """A backend is missing or broken here; the message says which, and what to do."""
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ..telemetry.outcome import Failure
 from . import registry
-from .errors import BackendUnavailableError, NoCandidateError, UnsupportedError, WrongResultError
+from .errors import BackendUnavailableError, NoCandidateError, UnsupportedError, WrongResultError, raised_by_worker
 
 
 class Attempt(NamedTuple):
@@ -104,7 +104,7 @@ def free_memory() -> None:
 
 def own_failure(error: BaseException) -> Failure | None:
     """The failure that one of our own errors stands for, whichever executor was at work."""
-    if isinstance(error, NoCandidateError):
+    if raised_by_worker(error) or isinstance(error, NoCandidateError):
         return None  # a call inside the caller's function found nothing to run it: his own error here
     if isinstance(error, BackendUnavailableError):
         return Failure.UNAVAILABLE

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .coherence import coherence_of_batch
-from .monte_carlo import run_monte_carlo
+from .monte_carlo import check_options, run_monte_carlo
 from .monte_carlo_info import MonteCarloInfo
 from .red_noise import ar1, need_stationary, phase_randomize, redden
 from .reduced import wilson
@@ -200,7 +200,7 @@ def wct_significance(
     kept = shared() if cache else None
     key = "" if kept is None else key_of(
         "wct_significance", code_of(*CODE), pair=pair, plan=_facts(described), mc_count=mc_count, dtype=dtype,
-        seed=root, engine=(engine, metadata.version(engine)),
+        seed=root, engine=(engine, metadata.version(engine)), native_threads=options.get("native_threads", 1),
     )  # fmt: skip
     found = None if kept is None else kept.get(key)
     info: MonteCarloInfo | None = None
@@ -353,5 +353,6 @@ def _check(mc_count: object, null: str, dtype: str, options: dict[str, Any]) -> 
     for name, found, allowed in (("null", null, NULLS), ("dtype", dtype, DTYPES)):
         if found not in allowed:
             raise ValueError(f"{name}: found {found!r}; allowed are {', '.join(allowed)}")
-    if taken := {"seeds", "on_error", "return_info"} & set(options):
+    if taken := {"seeds", "on_error", "return_info", "reduce", "stop_when", "leaf_size", "vectorized"} & set(options):
         raise TypeError(f"wct_significance: {', '.join(sorted(taken))} cannot be given; the run has its own")
+    check_options(options)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from ..executors.errors import RunTimeoutError
-from ..executors.mapping import Chunk, each
+from ..executors.mapping import HERE, Chunk, each
 from .reducers import Reducer, State
 from .simulations import FailedSimulation
 
@@ -85,6 +86,7 @@ class Collector:
         self._saved = self._told = clock()
         self.items: Sequence[int] = range(n)
         self.resumed = 0
+        self._resuming = False
         if kept is not None:
             self._resume(kept)
 
@@ -97,21 +99,23 @@ class Collector:
 
     def take(self, place: int, results: Any) -> None:
         """Results of the items from `place` on, run here: a list, or an array of them."""
-        for index, part in self._stretches(place, results):
-            self._put(index, part)
-        self._after()
+        with _inside():
+            for index, part in self._stretches(place, results):
+                self._put(index, part)
+            self._after()
 
     def receive(self, place: int, found: Any) -> None:
         """What a worker gave for the chunk from `place` on."""
         if self._reducer is None:
             self.take(place, found)
             return
-        for leaf, index, part, failed in found:
-            if leaf is None:
-                self._put(index, part)
-            elif not self.enough and leaf >= self._merged and leaf not in self._states:
-                self._fold(leaf, part, [FailedSimulation(*each) for each in failed])
-        self._after()
+        with _inside():
+            for leaf, index, part, failed in found:
+                if leaf is None:
+                    self._put(index, part)
+                elif not self.enough and leaf >= self._merged and leaf not in self._states:
+                    self._fold(leaf, part, [FailedSimulation(*each) for each in failed])
+            self._after()
 
     def work(self, worker: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """`worker` for a chunk; whole leaves of it are folded where they were run."""
@@ -140,9 +144,10 @@ class Collector:
         """What the caller gets, all items having been run."""
         if self._kept is not None:
             self._save()
-        if self._tell is not None:
-            self._tell(self.done, self.n)
-        return self._value(self.done)
+        with _inside():
+            if self._tell is not None:
+                self._tell(self.done, self.n)
+            return self._value(self.done)
 
     def close(self) -> None:
         """Keep what has not been kept yet; to be called however a run ends."""
@@ -168,7 +173,7 @@ class Collector:
         leaf, size = index // self._size, self._size
         if self.enough or leaf < self._merged or leaf in self._states:
             return  # not needed any more, or done already
-        if self._reducer is not None and len(results) == size and not self._collect:
+        if self._reducer is not None and len(results) == size and not self._collect and not self._resuming:
             self._fold(leaf, self._reducer.leaf(results), [])
             return
         if not isinstance(results, list):
@@ -288,18 +293,31 @@ class Collector:
         self._kept = None  # all this is kept already
         for leaf, held in sorted(states.items()):
             self._fold(leaf, held["state"], list(held["failed"]))
-        collect, self._collect = self._collect, False
+        collect, self._collect, self._resuming = self._collect, False, True  # failures stand among them, and stay
         self.items = list(given)
         self.failed += [result for result in given.values() if type(result) is FailedSimulation]
         self.take(0, list(given.values()))
-        self._collect, self._kept = collect, kept
+        self._collect, self._kept, self._resuming = collect, kept, False
         self.resumed = self.done
         if self.enough:
             self.items = range(0)
             return
-        left = [i for i in range(self.n) if i not in given and i // self._size not in states]
-        self.items = range(left[0], self.n) if left and len(left) == self.n - left[0] else left
+        first = next((i for i in range(self.n) if i not in given and i // self._size not in states), self.n)
+        if self.done == first:  # what is kept is the beginning
+            self.items = range(first, self.n)
+        else:
+            self.items = [i for i in range(first, self.n) if i not in given and i // self._size not in states]
         self.failed.sort(key=lambda failed: failed.index)
+
+
+@contextmanager
+def _inside() -> Iterator[None]:
+    """While the caller's own functions run: a run that they make has its part of the cores already."""
+    before, HERE.inside = HERE.inside, True
+    try:
+        yield
+    finally:
+        HERE.inside = before
 
 
 # A closure without globals: cloudpickle sends it by value, see `executors.mapping`.

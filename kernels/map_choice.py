@@ -38,7 +38,8 @@ def chunk_size(choice: Choice, method: Method, longest_s: float = LONGEST_S) -> 
     item_s = request.facts.item_s
     if not item_s:
         return even
-    cheap = math.ceil(CHUNK_COST * method.chunk_s / item_s)
+    # One process hands all chunks out: many workers need longer ones, or they wait for it.
+    cheap = math.ceil(max(CHUNK_COST, 2.0 * request.jobs) * method.chunk_s / item_s)
     return min(fair, max(cheap, min(math.ceil(even / 2), math.ceil(longest_s / item_s))))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..executors.errors import RAISED
 from ..executors.mapping import chunked, each
 from ..selector.maps import Facts
 
@@ -123,25 +124,27 @@ class Run:
         """Run the next `size` items, or as many as there are."""
         self.sink.go_on()
         worker, first, out = self.worker, self.done, list[Any]()
+        failure: Exception | None = None
         started = self.clock()
         try:
             for item in self.items[first : first + size]:
                 out.append(worker(item))
         except StopIteration as error:  # it would end an iterator somewhere on its way, and results with it
-            raise RuntimeError(f"the worker raised StopIteration at item {first + len(out)} of the map") from error
+            failure = RuntimeError(f"the worker raised StopIteration at item {first + len(out)} of the map")
+            failure.__cause__ = error
         except Exception as error:
-            note = f"pointsman: raised by item {first + len(out)} of the map"
-            if self.noted and note not in getattr(
-                error, "__notes__", ()
-            ):  # an instance that a worker keeps comes again and again
+            failure = error
+            note = f"{RAISED} item {first + len(out)} of the map"
+            if self.noted and note not in getattr(error, "__notes__", ()):  # a kept instance comes again
                 error.add_note(note)
-            raise
         finally:  # a failure leaves what came before it
             self.item_s = (self.clock() - started) / (len(out) or 1)
             self.done = first + len(out)
             if out:
                 self._sample = out[0]
                 self.sink.take(first, out)
+        if failure is not None and not self.sink.enough:
+            raise failure
 
     def until(self, seconds: float) -> int:
         """Items that take about so many seconds; at most eight times as many as have run."""

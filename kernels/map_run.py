@@ -317,6 +317,7 @@ class Job:
             started, cpu_s = time.perf_counter(), time.process_time()
             feed = itertools.takewhile(lambda _: not sink.enough, chunks)
             sizes = {place: len(part) for place, part in chunks}
+            longest_s = max(sizes.values()) * request.facts.item_s
             runs = executor.run_chunks(
                 work, feed, method=method.name, n_jobs=request.jobs, native_threads=how.native_threads, until=how.until,
                 **how.options,
@@ -327,6 +328,9 @@ class Job:
                 items += sizes[place]
                 busy += seconds
                 begin = min(begin, began)
+                if sink.enough and (not method.ships or longest_s > method.start_s):
+                    getattr(runs, "close", bool)()  # costs less than to wait for what is under way
+                    break
             took, cpu_s = time.perf_counter() - started, time.process_time() - cpu_s
         start_s = min(max(0.0, begin - started), took) if cold else 0.0
         if cold:

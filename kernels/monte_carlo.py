@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal, TypeVar, overload
 
-from ..executors.errors import RunTimeoutError
+import numpy as np
+
+from ..executors.errors import RunTimeoutError, raised_by_worker
 from ..executors.mapping import map_methods, whole
 from ..executors.native import held
 from ..selector.operations import meant
@@ -102,7 +104,8 @@ def run_monte_carlo(
     reduce : what becomes of the results as they come, so that none need be kept: a `pointsman.reducers.Reducer`, "mean"
         (with the variance), "maximum", "minimum", "quantiles", or a dictionary of such. None: a list of all results.
     stop_when : called as ``stop_when(value, n)`` with what the run would give if it ended after n simulations; true
-        ends it. Asked after 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, ... leaves, wherever they ran.
+        ends it. Asked after 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, ... leaves, wherever they ran. What workers that were
+        further ahead gave is dropped, but an exception of one comes out.
     leaf_size : simulations that are folded together, in order, before they are merged with others: part of what makes
         a reduced result what it is to the last bit.
     checkpoint : a file that keeps what is done. The same call goes on from there, also after it was killed, and with
@@ -156,9 +159,11 @@ def run_monte_carlo(
     """
     started = time.perf_counter()
     check(worker, backend, n_jobs, prefer, chunk_size, native_threads)
+    if isinstance(n_simulations, np.integer):
+        n_simulations = int(n_simulations)
     _check(n_simulations, seeds, on_error, retries, worker_args, worker_kwargs)
     _check_end(leaf_size, timeout, stop_when, progress)
-    _check_options(backend_options)
+    check_options(backend_options)
     until = None if timeout is None else time.monotonic() + timeout
     how = How(n_jobs, prefer, chunk_size, native_threads, rerun, until, backend_options)
     asked = Asked(
@@ -174,6 +179,8 @@ def run_monte_carlo(
         try:
             results, info = simulate(asked, root, kept, tell)
         except RunTimeoutError as late:
+            if raised_by_worker(late):
+                raise
             raise RunTimeoutError(
                 f"timeout={timeout} s is over: {late}; "
                 + (f"{checkpoint} keeps them, and the same call goes on from there" if checkpoint is not None else
@@ -225,12 +232,15 @@ def _check_end(leaf_size: int, timeout: float | None, stop_when: object, progres
         raise TypeError(f"progress: found {progress!r}; give True, or a function of (simulations done, n_simulations)")
 
 
-def _check_options(given: Iterable[str]) -> None:
-    """A backend's own options are left to it; what no backend knows is an error here, where all names are known."""
+def check_options(given: Iterable[str]) -> None:
+    """A TypeError for what is no option of a run.
+
+    A backend's own options are left to it; what no backend knows is an error here, where all names are known.
+    """
     theirs = {name for _, executor, _ in map_methods() for name in executor.options} | {"pure"}
+    own = [p.name for p in inspect.signature(run_monte_carlo).parameters.values() if p.kind is p.KEYWORD_ONLY]
     for name in given:
-        if name not in theirs:
-            own = [p.name for p in inspect.signature(run_monte_carlo).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        if name not in theirs and name not in own:
             raise TypeError(
                 f"run_monte_carlo has no option {name!r}{meant(name, own)}; valid are: {', '.join(own)}, and with a "
                 "named backend its own, see get_backend(name).options"

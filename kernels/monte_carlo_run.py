@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..executors.errors import RunTimeoutError
+from ..executors.errors import RunTimeoutError, raised_by_worker
 from ..executors.mapping import HERE, Method
 from ..executors.native import held
 from ..selector import maps
@@ -80,7 +80,9 @@ def simulate(
         else:
             _one_by_one(asked, root, sink, info)
         results = sink.result()
-    except RunTimeoutError:
+    except RunTimeoutError as late:
+        if raised_by_worker(late):  # of a run of its own
+            raise
         raise RunTimeoutError(f"{sink.done} of {sink.n} simulations were done") from None
     finally:
         sink.close()
@@ -112,7 +114,7 @@ def _one_by_one(asked: Asked, root: Root, sink: Collector, info: MonteCarloInfo)
     how, inside = asked.how, HERE.inside
     worker = simulation(
         asked.worker, root, asked.args, asked.kwargs, seeds=asked.seeds, collect=asked.on_error == "collect",
-        retries=asked.retries,
+        retries=asked.retries, native_threads=how.native_threads,
     )  # fmt: skip
     run = Run(worker, sink.items, sink, noted=False)
     job = Job(run, info, how)

@@ -83,7 +83,8 @@ class Moments(_Own):
                     "reduce='mean': results must be numbers, or arrays of one shape; found "
                     f"{type(results[0]).__name__}. Give a reducer of your own, or let the worker return numbers"
                 )
-            x = x.astype("complex128" if x.dtype.kind == "c" else "float64")
+            # In one order, for the sums over leaves of an array must not depend on how it was made.
+            x = np.ascontiguousarray(x, "complex128" if x.dtype.kind == "c" else "float64")
             n = len(results)
             mean = x.mean(axis=0) if n else np.zeros(x.shape[1:])
             spread = x - mean
@@ -163,7 +164,8 @@ class Exceedances(_Own):
 
     Parameters
     ----------
-    observed : a number, or an array of the results' shape.
+    observed : a number, or an array of the results' shape. A result that is NaN counts as large: that is the side on
+        which a test errs safely.
     """
 
     observed: Any
@@ -176,7 +178,7 @@ class Exceedances(_Own):
 
             if not len(results):
                 return {"n": 0, "r": np.zeros(observed.shape, "int64")}
-            return {"n": len(results), "r": np.sum(np.asarray(results) >= observed, axis=0, dtype="int64")}
+            return {"n": len(results), "r": np.sum(~(np.asarray(results) < observed), axis=0, dtype="int64")}
 
         return leaf
 
@@ -220,7 +222,11 @@ class Histogram(_Own):
             with np.errstate(invalid="ignore", over="ignore"):
                 # Below and above are counted in bins of their own, 0 and bins + 1; NaN in the last, bins + 2.
                 place = np.floor((x - low) * (bins / (high - low))).clip(-1, bins) + 1
-            place[x == high] = bins
+                place[(x < low) & (place > 0)] = 0
+                place[(x > high) & (place <= bins)] = bins + 1
+                # Rounding must not carry a value across an end.
+                inside = (x >= low) & (x <= high)
+                place[inside] = place[inside].clip(1, bins)
             place[np.isnan(x)] = bins + 2
             flat = (place.astype("int64") + np.arange(cells) * (bins + 3)).ravel()
             counts = np.bincount(flat, minlength=cells * (bins + 3)).reshape(*shape, bins + 3)
@@ -291,7 +297,8 @@ class Quantiles(_Own):
     def result(self, state: State) -> dict[float, float]:
         ratio = (1.0 + self.error) / (1.0 - self.error)
         # The middle of a bin, in the sense that its relative distance to both ends is the same.
-        up, down = (2.0 * ratio ** state[f"{side}_bins"] / (ratio + 1.0) for side in ("up", "down"))
+        with np.errstate(over="ignore"):  # infinities
+            up, down = (2.0 * ratio ** state[f"{side}_bins"] / (ratio + 1.0) for side in ("up", "down"))
         zeros = state["n"] - int(state["up_counts"].sum()) - int(state["down_counts"].sum())
         values = np.concatenate([-down[::-1], [0.0], up])
         reached = np.cumsum(np.concatenate([state["down_counts"][::-1], [zeros], state["up_counts"]]))

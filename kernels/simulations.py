@@ -43,6 +43,8 @@ def root_of(seed: Any) -> Root:
     TypeError, ValueError : what is no seed, or a number below zero.
     """
     if isinstance(seed, np.random.SeedSequence):
+        if seed.pool_size != 4:
+            raise ValueError(f"seed: found a SeedSequence of pool_size={seed.pool_size}; give one of the usual size, 4")
         entropy: Any = seed.entropy
         return Root(_entropy(entropy), tuple(seed.spawn_key))
     if seed is None:
@@ -67,7 +69,7 @@ def _entropy(seed: Any) -> int | tuple[int, ...]:
 
 def simulation(
     worker: Callable[..., Any], root: Root, args: Sequence[Any], kwargs: Mapping[str, Any], *, seeds: str = "sequence",
-    collect: bool = False, retries: int = 0,
+    collect: bool = False, retries: int = 0, native_threads: int = 1,
 ) -> Callable[[int], Any]:  # fmt: skip
     """`worker` as a function of the simulation's index.
 
@@ -80,15 +82,19 @@ def simulation(
     seeds : "sequence" hands over a `numpy.random.SeedSequence`, "int" 64 bits of it as a number.
     collect : give (True, result), or (False, what `FailedSimulation` is made of) instead of ending the run.
     retries : so many times more a simulation that raised is run, with the same seed.
+    native_threads : what an exception's note says to run it with.
     """
     entropy, key, as_int = root.entropy, tuple(root.key), seeds == "int"
     ready = _Fresh()
     rest = (", worker_args" if args else "") + (", worker_kwargs=worker_kwargs" if kwargs else "")
     rest += (f", spawn_key={key!r}" if key else "") + (f", seeds={seeds!r}" if as_int else "")
+    rest += f", native_threads={native_threads}" if native_threads != 1 else ""
 
     def freeze(x: Any) -> Any:
         if hasattr(x, "__array_interface__") and hasattr(x, "setflags"):
-            frozen = x.view()
+            # On its way to another process it is made contiguous, and BLAS may give other bits for other strides.
+            whole = x.flags.c_contiguous or x.flags.f_contiguous
+            frozen = x.view() if whole else x.copy(order="C")
             frozen.setflags(write=False)
             return frozen
         if type(x) in (tuple, list):

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..executors import registry
+from ..executors.deadline import left_s
+from ..executors.errors import RunTimeoutError
 from ..executors.fallback import Attempt, run_chain
 from ..executors.mapping import whole
 from ..executors.on_gpu import OPENCL, GpuExecutor, Simulations, takes_batches
@@ -29,6 +31,8 @@ from .simulations import Root
 Take = Callable[[int, Any], bool]
 PILOT, MORE = 256, 8
 """Simulations of the first batch on NumPy, and how many times more of each next one."""
+WEIGH_S = 0.1
+"""Seconds that a batch takes at most in which memory is watched."""
 LONG_S = 0.01
 """A batch of the pilot that takes this long tells what a simulation costs."""
 SHORT_S = 0.05
@@ -151,7 +155,7 @@ class _Batches:
         if isinstance(self._job.worker, OpenCLWorker):
             self._bytes_each = self._job.worker.bytes_each
         else:
-            if self._require is None and _plain():
+            if self._require in (None, "gpu/numpy") and _plain():
                 over = self._pilot()
                 info.chunks = 0  # those of the pilot are told as what ran in place
                 if over:
@@ -176,13 +180,17 @@ class _Batches:
 
     def _pilot(self) -> bool:
         """Run batches on NumPy until it is known what a simulation costs; whether nothing is left to do then."""
-        size, job = min(self._batch_size or PILOT, PILOT), self._job
+        job = self._job
+        took = self._simulate("numpy", "cpu", self._done + 1, 1)
+        size = min(self._batch_size or PILOT, self._bearable(took))
+        if self._left:
+            before = self._done
 
-        def first() -> float:
-            return self._simulate("numpy", "cpu", min(self._done + size, job.count), size)
+            def some() -> float:
+                return self._simulate("numpy", "cpu", min(self._done + size, job.count), size)
 
-        _, nbytes = self._executor.weigh(first)
-        self._bytes_each = -(-nbytes // (self._done - self._first))
+            _, nbytes = self._executor.weigh(some)
+            self._bytes_each = -(-nbytes // (self._done - before))
         most = self._batch_size or self._executor.batch_size(self._bytes_each)
         while self._left:
             size = max(1, min(most, MORE * size))
@@ -193,23 +201,32 @@ class _Batches:
                 return False
         return True
 
+    @staticmethod
+    def _bearable(first_s: float) -> int:
+        """Simulations of a batch that is to be weighed, where one alone took so long."""
+        return max(1, min(PILOT, int(WEIGH_S / max(first_s, 1e-9))))
+
     def _weigh(self) -> None:
         """What a simulation takes of memory and time on NumPy, where the results must come from elsewhere."""
-        some = replace(self._job, count=min(PILOT, self._job.count))
+        count = 1
 
         def once() -> list[Any]:
-            return list(self._executor.run_batches(some, batch_size=some.count))
+            left_s(self._until)
+            return list(self._executor.run_batches(replace(self._job, count=count), batch_size=count))
 
         try:
-            _, nbytes = self._executor.weigh(once)
+            once()
             took = self._timed(once)
-            if took < LONG_S:  # so few may be nothing but overhead
-                some = replace(some, count=min(MORE * PILOT, self._job.count))
+            count = min(self._bearable(took), self._job.count)
+            _, nbytes = self._executor.weigh(once)
+            if count > 1:
                 took = self._timed(once)
+        except RunTimeoutError:
+            raise
         except Exception:  # it runs on that library only; then memory is guessed at, and nothing is learned
             return
-        self._bytes_each = -(-nbytes // min(PILOT, some.count))
-        self._item_s = took / some.count
+        self._bytes_each = -(-nbytes // count)
+        self._item_s = took / count
 
     @staticmethod
     def _timed(call: Callable[[], object]) -> float:

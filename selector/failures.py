@@ -5,7 +5,13 @@ from __future__ import annotations
 import sys
 
 from ..executors import registry
-from ..executors.errors import BackendUnavailableError, GradientError, NoCandidateError, UnsupportedError
+from ..executors.errors import (
+    BackendUnavailableError,
+    GradientError,
+    NoCandidateError,
+    UnsupportedError,
+    raised_by_worker,
+)
 from ..telemetry.outcome import Failure, Outcome, Site
 from .workload import DEVICES
 
@@ -15,7 +21,7 @@ CURABLE = frozenset({Failure.DRIVER, Failure.TIMEOUT})
 
 def classify(backend: str, error: BaseException) -> Failure | None:
     """The failure that `error` stands for on `backend`; None: the caller's own, to come out unchanged."""
-    if isinstance(error, NoCandidateError):
+    if raised_by_worker(error) or isinstance(error, NoCandidateError):
         return None
     if isinstance(error, BackendUnavailableError):
         return Failure.UNAVAILABLE
