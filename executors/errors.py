@@ -12,12 +12,13 @@ class PointsmanError(Exception):
 
 
 RAISED = "pointsman: raised by"
-"""How the note begins that an exception of a worker gets."""
+"""How the note begins that an exception of a worker gets; "item" or "simulation" follows, and its number."""
 
 
 def raised_by_worker(error: BaseException) -> bool:
     """Whether a worker of a map raised it: then it is the caller's own, of whatever class it is."""
-    return any(str(note).startswith(RAISED) for note in getattr(error, "__notes__", ()))
+    begins = (f"{RAISED} item", f"{RAISED} simulation")
+    return any(str(note).startswith(begins) for note in getattr(error, "__notes__", ()))
 
 
 class BackendUnavailableError(PointsmanError, ImportError):

@@ -126,7 +126,7 @@ def executor(name: str) -> Executor:
 
 def of_kind(kind: str) -> Executor | None:
     """The executor whose own arrays are of `kind`; None where there is none."""
-    if kind in BACKENDS:
+    if kind in BACKENDS and executor(kind).kind == kind:
         return executor(kind)
     return next((found for found in registered() if found.kind == kind), None)
 

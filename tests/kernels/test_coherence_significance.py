@@ -374,3 +374,18 @@ def test_what_makes_no_sense_is_refused(given, said):
 def test_options_that_do_not_exist_are_refused(option):
     with pytest.raises(TypeError, match=option):
         pm.wct_significance(0.5, 0.5, **QUICK, **HERE, **{option: 1})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stop_when": bool}, "stop_when cannot be given; the run has its own"),
+        ({"reduce": "mean"}, "reduce cannot be given"),
+        ({"n_jbos": 2}, "no option 'n_jbos' .did you mean 'n_jobs'"),
+    ],
+)
+def test_options_that_would_change_the_result_or_mean_nothing_are_refused_kept_or_not(options, message):
+    given = {"dj": 0.5, "s0": 2.0, "J": 6, "mc_count": 8, "seed": 3}
+    pm.wct_significance(0.3, 0.5, **given)  # kept now
+    with pytest.raises(TypeError, match=message):
+        pm.wct_significance(0.3, 0.5, **given, **options)

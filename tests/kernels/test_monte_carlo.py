@@ -53,6 +53,18 @@ def test_results_are_the_same_bits_wherever_they_come_from(backend, n_jobs, chun
 
 
 @pytest.mark.parametrize("backend", VARIANTS)
+@pytest.mark.parametrize("how", ["strided", "transposed", "broadcast"])
+def test_bits_do_not_depend_on_how_an_argument_lies_in_memory_when_it_is_sent(backend, how):
+    """Another process gets it contiguous, and BLAS sums other strides in another order."""
+    x = np.random.default_rng(0).random((300, 400))
+    x = {"strided": x[:, ::2], "transposed": x.reshape(30, 10, 400).transpose(2, 0, 1)[:300, :, 0],
+         "broadcast": np.broadcast_to(x[0, ::2], (300, 200))}[how]  # fmt: skip
+    found = pm.run_monte_carlo(w.dots, 6, (x,), seed=1, backend=backend, n_jobs=2, chunk_size=1)
+    assert len(set(found)) == 1
+    assert found == pm.run_monte_carlo(w.dots, 6, (x,), seed=1)
+
+
+@pytest.mark.parametrize("backend", VARIANTS)
 def test_more_simulations_begin_with_the_same_ones(backend):
     few, many = (pm.run_monte_carlo(w.draws, n, seed=5, backend=backend, n_jobs=2) for n in (10, 30))
     np.testing.assert_array_equal(few, many[:10])
@@ -227,6 +239,15 @@ def test_a_worker_that_draws_globally_is_kept_from_threads(generator):
 
 
 @pytest.mark.parametrize("backend", VARIANTS)
+@pytest.mark.parametrize("error", [pm.UnsupportedError, pm.RunTimeoutError, pm.BackendUnavailableError])
+def test_our_own_errors_raised_by_a_worker_are_its_own(backend, error):
+    with pytest.raises(error, match="of the worker") as caught:
+        pm.run_monte_carlo(w.raises, 8, (error,), seed=1, backend=backend, n_jobs=2)
+    assert "raised by simulation" in caught.value.__notes__[0]
+    assert str(caught.value) == "of the worker"
+
+
+@pytest.mark.parametrize("backend", VARIANTS)
 def test_an_exception_names_its_simulation_and_how_to_run_it_alone(backend):
     with pytest.raises(ArithmeticError, match="seven") as caught:
         pm.run_monte_carlo(w.fails_at_seven, 20, seed=3, backend=backend, n_jobs=2)
@@ -299,3 +320,8 @@ def test_nonsense_is_refused_before_anything_runs(given, error, said):
     with pytest.raises(error, match=said):
         pm.run_monte_carlo(lambda seed: ran.append(seed), **{"n_simulations": 5, **given})
     assert not ran
+
+
+def test_a_seed_sequence_of_another_pool_is_refused():
+    with pytest.raises(ValueError, match="pool_size=8; give one of the usual size"):
+        pm.run_monte_carlo(w.draws, 2, seed=np.random.SeedSequence(5, pool_size=8))

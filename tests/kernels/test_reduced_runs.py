@@ -146,6 +146,48 @@ def test_enough_is_asked_after_leaves_a_quarter_more_each_time():
     assert asked == [10 * k for k in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 18, 22, 27)]
 
 
+def test_a_failure_beyond_the_end_is_none_in_place():
+    def fails_late(seed):
+        if seed.spawn_key[-1] >= 12:
+            raise ArithmeticError("late")
+        return 1.0
+
+    given = {"seed": 1, "reduce": "mean", "leaf_size": 8, "stop_when": lambda value, n: True}
+    assert pm.run_monte_carlo(fails_late, 100, backend="sequential", **given).n == 8
+
+
+def test_what_the_callers_functions_run_has_its_part_of_the_cores_and_waits_for_nobody():
+    """A run inside another asks for other native threads: an error, where it would wait for itself."""
+
+    def asks_for_more(value, n):
+        pm.run_monte_carlo(w.normal, 2, native_threads=2)
+
+    with pytest.raises(ValueError, match="inside a run that holds them at 1"):
+        pm.run_monte_carlo(w.millisecond, 3000, seed=1, backend="threads", n_jobs=2, reduce="mean",
+                           stop_when=asks_for_more)  # fmt: skip
+
+
+def test_failures_that_a_checkpoint_holds_are_left_out_of_what_is_folded():
+    """The file has all results of a leaf, failures among them, and not its state: it was killed in between."""
+    from pointsman.kernels.simulations import FailedSimulation
+
+    class Kept:
+        def __init__(self):
+            self.results = {i: FailedSimulation(i, "ValueError", "") if i == 3 else float(i) for i in range(16)}
+            self.states = {}
+
+        def put(self, first, results):
+            raise AssertionError("it was kept already")
+
+        def put_state(self, leaf, state, covers=range(0)):
+            raise AssertionError("it was kept already")
+
+    sink = Collector(16, collect=True, reducer=pm.reducers.Moments(), leaf_size=16, kept=Kept())
+    assert sink.result().n == 15
+    assert [failed.index for failed in sink.failed] == [3]
+    assert (sink.resumed, len(sink.items)) == (16, 0)
+
+
 # ---------------------------------------------------------------------------------------------- time, and progress
 
 

@@ -149,6 +149,21 @@ def test_a_histogram_counts_edges_outsiders_and_nans_where_they_belong():
     assert found.edges.tolist() == [0.0, 1.0, 2.0]
 
 
+@given(st.floats(-1e3, 1e3), st.floats(1e-3, 1e3), st.integers(1, 200))
+def test_values_just_within_a_histogram_are_within_it(low, width, bins):
+    high = low + width
+    inside = [math.nextafter(high, low), high, low, math.nextafter(low, high)]
+    outside = [math.nextafter(low, -math.inf), math.nextafter(high, math.inf)]
+    found = folded(pm.reducers.Histogram(low, high, bins), inside + outside, 4)
+    assert (int(found.counts.sum()), found.below, found.above) == (4, 1, 1)
+
+
+def test_what_is_no_number_counts_as_large_and_infinities_have_quantiles():
+    assert folded(pm.reducers.Exceedances(1.0), [math.nan] * 9, 3).p == 1.0
+    found = folded(pm.reducers.Quantiles((0.0, 0.5, 1.0)), [1.0, math.inf, -math.inf], 2)
+    assert (found[0.0], found[1.0]) == (-math.inf, math.inf)
+
+
 def test_quantiles_of_a_histogram_are_within_a_bin():
     values = np.random.default_rng(3).random(5000)
     found = folded(pm.reducers.Histogram(0.0, 1.0, 200), values.tolist(), 512)

@@ -210,7 +210,7 @@ def test_results_are_handed_on_as_they_come():
         ({"backend": "gpu", "n_jobs": 2}, ValueError, "n_jobs=2 has no meaning for a vectorised worker"),
         ({"backend": "gpu", "on_error": "collect"}, ValueError, "on_error='collect' has no meaning"),
         ({"backend": "gpu", "seeds": "int"}, ValueError, "seeds='int' has no meaning"),
-        ({"backend": "gpu", "jit": True}, TypeError, "no option 'jit'; valid are: chunk_size, pure"),
+        ({"backend": "gpu", "jit": True}, TypeError, "run_monte_carlo has no option 'jit'; valid are: seeds"),
         ({"backend": "gpu", "chunk_size": 0}, ValueError, "the least is 1"),
         ({"backend": "gpu/torch@cuda:7"}, NoCandidateError, "cuda:7"),
     ],

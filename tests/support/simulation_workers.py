@@ -113,3 +113,12 @@ def loads_pointsman(seed: Any) -> int:
 def globally_later(seed: Any) -> float:
     time.sleep(0.02)
     return float(np.random.random()) if seed.spawn_key[-1] else 0.0  # noqa: NPY002 - as old code does
+
+
+def dots(seed: Any, x: np.ndarray) -> float:
+    return float(x[0] @ x[1] + x[:, 0] @ x[:, -1])
+
+
+def raises(seed: Any, error: type[Exception]) -> None:
+    if seed.spawn_key[-1] > 1:  # the first one runs in place
+        raise error("of the worker")
