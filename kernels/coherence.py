@@ -263,7 +263,7 @@ def pairs(*shape: int, **parameters: Any) -> Callable[[np.random.Generator, str]
 
 
 def _sample(rng: np.random.Generator, size: int, dtype: str) -> Arguments:
-    n = max(1, size)
+    n = max(8, size)  # one sample alone has no power, and so no coherence
     return pairs(n, dj=0.5, J=min(15, 2 * n.bit_length()))(rng, dtype)
 
 
