@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from typing import ClassVar
 
 import fault_workers as w
 import numpy as np
 import pointsman as pm
 import pytest
 from lives import METHODS, QUICK, SHIPPING, ahead, grid, lives, simulations_in
+from pointsman.executors import registry
+from pointsman.executors.mapping import MapExecutor, Method
 from pointsman.kernels.checkpoint import CheckpointError, CheckpointWarning
 
 
@@ -115,6 +119,34 @@ def test_an_exception_leaves_nothing_of_a_leaf_behind(tmp_path, log):
             w.fails_at_ten, 30, (str(log),), seed=5, reduce="mean", backend="sequential", checkpoint=tmp_path / "kept"
         )
     assert simulations_in(tmp_path / "kept", 1024) == set(range(10))
+
+
+def test_what_the_caller_raises_ends_what_the_workers_are_at_before_it_comes_out():
+    """A full disk or Ctrl-C may come while a result is put away; nobody else closes what the workers give."""
+
+    class Ours(MapExecutor):
+        name = "ours"
+        capabilities = pm.Capabilities(dtypes=frozenset(), array=False, map=True)
+        methods = (Method(ships=True),)
+        ended: ClassVar[list[threading.Thread]] = []
+
+        def probe(self):
+            pass
+
+        def run_chunks(self, work, chunks, **options):
+            try:
+                yield from map(work, chunks)
+            finally:
+                self.ended.append(threading.current_thread())
+
+    pm.register_backend("ours", Ours)
+    try:
+        with pytest.raises(ZeroDivisionError) as caught:
+            pm.run_monte_carlo(w.normal, 30, seed=1, reduce="mean", stop_when=lambda value, n: 1 / 0, backend="ours")
+        assert caught.tb is not None  # which holds all that was under way
+        assert Ours.ended == [threading.current_thread()]
+    finally:
+        registry.unregister_backend("ours")
 
 
 def replay_call(error):
