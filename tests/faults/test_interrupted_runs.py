@@ -106,9 +106,14 @@ def test_an_exception_keeps_what_was_done_and_its_note_can_be_pasted(variant, tm
     assert not known & {10, 20}
     began = len(logged(log))
     (tmp_path / "mended").touch()  # 20 is not
-    with pytest.raises(ArithmeticError, match="simulation 20"):
-        pm.run_monte_carlo(w.fails_at_ten, 30, **given)
-    assert 10 in logged(log)[began:] or 10 in simulations_in(kept, 1024)
+    for _ in range(
+        8
+    ):  # on Dask and Ray, which begin chunks in an order of their own, 20 may end a run before 10 begins
+        with pytest.raises(ArithmeticError, match="simulation 20"):
+            pm.run_monte_carlo(w.fails_at_ten, 30, **given)
+        if 10 in logged(log)[began:]:
+            break
+    assert 10 in logged(log)[began:]
     assert not set(logged(log)[began:]) & known
 
 
