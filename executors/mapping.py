@@ -319,7 +319,9 @@ def guarded(work: Callable[[Any], Any]) -> Callable[[Any], tuple[bool, Any]]:
             setattr(multiprocessing.current_process(), mark, True)
         try:
             return True, work(chunk)
-        except Exception as error:
+        except (SystemExit, KeyboardInterrupt, GeneratorExit):  # the engine's own way to end a task or a worker
+            raise
+        except BaseException as error:  # the others are for the caller: an engine would take them for a crash
             text = traceback.format_exc()
             try:
                 pickle.loads(pickle.dumps(error))

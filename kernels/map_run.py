@@ -322,15 +322,17 @@ class Job:
                 work, feed, method=method.name, n_jobs=request.jobs, native_threads=how.native_threads, until=how.until,
                 **how.options,
             )  # fmt: skip
-            for place, found, began, seconds in runs:
-                sink.receive(place, found)
-                done.add(place)
-                items += sizes[place]
-                busy += seconds
-                begin = min(begin, began)
-                if sink.enough and (not method.ships or longest_s > method.start_s):
-                    getattr(runs, "close", bool)()  # costs less than to wait for what is under way
-                    break
+            try:
+                for place, found, began, seconds in runs:
+                    sink.receive(place, found)
+                    done.add(place)
+                    items += sizes[place]
+                    busy += seconds
+                    begin = min(begin, began)
+                    if sink.enough and (not method.ships or longest_s > method.start_s):
+                        break  # costs less than to wait for what is under way
+            finally:  # here and now: left to the garbage collector, any thread might close it, and much later
+                getattr(runs, "close", bool)()
             took, cpu_s = time.perf_counter() - started, time.process_time() - cpu_s
         start_s = min(max(0.0, begin - started), took) if cold else 0.0
         if cold:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from typing import ClassVar
 
 import fault_workers as w
 import numpy as np
 import pointsman as pm
 import pytest
-from lives import lives, simulations_in
-from pointsman.executors.mapping import map_methods
+from lives import METHODS, QUICK, SHIPPING, ahead, grid, lives, simulations_in
+from pointsman.executors import registry
+from pointsman.executors.mapping import MapExecutor, Method
 from pointsman.kernels.checkpoint import CheckpointError, CheckpointWarning
-
-METHODS = {variant: method for variant, _, method in map_methods()}
-SHIPPING = [variant for variant, method in METHODS.items() if method.ships]
-AHEAD = 24
-"""Simulations that may have begun, or ended, in workers without their parent having kept them."""
 
 
 def draws(seed, n):
@@ -46,7 +44,12 @@ print(info.resumed, found, flush=True)
 
 
 @pytest.mark.parametrize(
-    ("variant", "everybody"), [(variant, False) for variant in METHODS] + [(variant, True) for variant in SHIPPING]
+    ("variant", "everybody"),
+    [
+        pytest.param(variant, everybody, marks=() if variant in QUICK else pytest.mark.soak)
+        for variant, method in METHODS.items()
+        for everybody in (False, True)[: 1 + method.ships]
+    ],
 )
 def test_ctrl_c_keeps_what_is_done_and_the_process_goes_on(variant, everybody, tmp_path):
     """A terminal interrupts the workers as well; a notebook or a scheduler their parent only."""
@@ -58,7 +61,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_process_goes_on(variant, everybody, t
         assert script.answer() == "interrupted"
         assert time.monotonic() - began < 10.0  # what is left takes longer
         known = simulations_in(tmp_path / "kept", 1024)
-        assert len(set(script.logged()) - known) <= AHEAD
+        assert len(set(script.logged()) - known) <= ahead(variant)
         before = len(script.logged())
         out = script.end("go\n")
         resumed, _, found = out.partition(" ")
@@ -71,17 +74,17 @@ def test_ctrl_c_keeps_what_is_done_and_the_process_goes_on(variant, everybody, t
 
 
 @pytest.mark.usefixtures("no_pool_is_left")
-@pytest.mark.parametrize("variant", METHODS)
+@pytest.mark.parametrize("variant", grid(METHODS))
 def test_a_run_whose_time_is_over_goes_on_by_the_same_call(variant, tmp_path, log):
     kept = tmp_path / "kept"
     given = {"worker_args": (str(log),), "seed": 4, "backend": variant, "n_jobs": 2, "chunk_size": 1}
     pm.run_monte_carlo(w.normal, 8, seed=4, backend=variant, n_jobs=2)  # its workers have started
     with pytest.raises(pm.RunTimeoutError, match=rf"\d+ of 3000 simulations were done; {kept} keeps them, and the"):
-        pm.run_monte_carlo(w.steps, 3000, timeout=0.4, checkpoint=kept, **given)
+        pm.run_monte_carlo(w.steps, 3000, timeout=0.4 if variant in QUICK else 2.0, checkpoint=kept, **given)
     time.sleep(0.1)  # a thread cannot be ended: what it is at, it does
     known, began = simulations_in(kept, 1024), logged(log)
-    assert len(known) >= 10
-    assert len(set(began) - known) <= AHEAD
+    assert known
+    assert len(set(began) - known) <= ahead(variant)
     n = len(known) + 30
     found, info = pm.run_monte_carlo(w.steps, n, timeout=60, return_info=True, checkpoint=kept, **given)
     assert found == draws(4, n)
@@ -90,7 +93,7 @@ def test_a_run_whose_time_is_over_goes_on_by_the_same_call(variant, tmp_path, lo
 
 
 @pytest.mark.usefixtures("no_pool_is_left")
-@pytest.mark.parametrize("variant", METHODS)
+@pytest.mark.parametrize("variant", grid(METHODS))
 def test_an_exception_keeps_what_was_done_and_its_note_can_be_pasted(variant, tmp_path, log):
     args, kept = (str(log), str(tmp_path / "mended")), tmp_path / "kept"
     given = {"worker_args": args, "seed": 5, "backend": variant, "n_jobs": 2, "chunk_size": 1, "checkpoint": kept}
@@ -103,9 +106,14 @@ def test_an_exception_keeps_what_was_done_and_its_note_can_be_pasted(variant, tm
     assert not known & {10, 20}
     began = len(logged(log))
     (tmp_path / "mended").touch()  # 20 is not
-    with pytest.raises(ArithmeticError, match="simulation 20"):
-        pm.run_monte_carlo(w.fails_at_ten, 30, **given)
-    assert 10 in logged(log)[began:] or 10 in simulations_in(kept, 1024)
+    for _ in range(
+        8
+    ):  # on Dask and Ray, which begin chunks in an order of their own, 20 may end a run before 10 begins
+        with pytest.raises(ArithmeticError, match="simulation 20"):
+            pm.run_monte_carlo(w.fails_at_ten, 30, **given)
+        if 10 in logged(log)[began:]:
+            break
+    assert 10 in logged(log)[began:]
     assert not set(logged(log)[began:]) & known
 
 
@@ -116,6 +124,34 @@ def test_an_exception_leaves_nothing_of_a_leaf_behind(tmp_path, log):
             w.fails_at_ten, 30, (str(log),), seed=5, reduce="mean", backend="sequential", checkpoint=tmp_path / "kept"
         )
     assert simulations_in(tmp_path / "kept", 1024) == set(range(10))
+
+
+def test_what_the_caller_raises_ends_what_the_workers_are_at_before_it_comes_out():
+    """A full disk or Ctrl-C may come while a result is put away; nobody else closes what the workers give."""
+
+    class Ours(MapExecutor):
+        name = "ours"
+        capabilities = pm.Capabilities(dtypes=frozenset(), array=False, map=True)
+        methods = (Method(ships=True),)
+        ended: ClassVar[list[threading.Thread]] = []
+
+        def probe(self):
+            pass
+
+        def run_chunks(self, work, chunks, **options):
+            try:
+                yield from map(work, chunks)
+            finally:
+                self.ended.append(threading.current_thread())
+
+    pm.register_backend("ours", Ours)
+    try:
+        with pytest.raises(ZeroDivisionError) as caught:
+            pm.run_monte_carlo(w.normal, 30, seed=1, reduce="mean", stop_when=lambda value, n: 1 / 0, backend="ours")
+        assert caught.tb is not None  # which holds all that was under way
+        assert Ours.ended == [threading.current_thread()]
+    finally:
+        registry.unregister_backend("ours")
 
 
 def replay_call(error):
@@ -135,7 +171,7 @@ def test_the_call_in_a_note_names_all_that_a_simulation_was_given():
 
 @pytest.mark.usefixtures("no_pool_is_left")
 @pytest.mark.parametrize("reduce", [None, "mean"])
-@pytest.mark.parametrize("variant", METHODS)
+@pytest.mark.parametrize("variant", grid(METHODS))
 def test_collected_failures_are_the_same_after_a_resumption(variant, reduce, tmp_path, log):
     given = {
         "worker_args": (str(log),), "seed": 6, "on_error": "collect", "reduce": reduce, "leaf_size": 8, "n_jobs": 2,
@@ -163,35 +199,32 @@ def without_tracebacks(results):
 FULL = """
 import resource
 limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-for variant in sys.argv[1:]:
-    kept = variant.replace("/", "-")
-    given = dict(seed=8, backend=variant, n_jobs=2, chunk_size=2, checkpoint=kept, return_info=True)
-    pm.run_monte_carlo(w.normal, 8, backend=variant, n_jobs=2)  # workers that start have files, too
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    try:
-        pm.run_monte_carlo(w.arrays, 60, **given)
-    except ValueError as error:
-        print(error, flush=True)
-    sys.stdin.readline()
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    found, info = pm.run_monte_carlo(w.arrays, 60, **given)
-    print(info.resumed, [float(x.sum()) for x in found], flush=True)
+given = dict(seed=8, backend=sys.argv[1], n_jobs=2, chunk_size=2, checkpoint="kept", return_info=True)
+pm.run_monte_carlo(w.normal, 8, backend=sys.argv[1], n_jobs=2)  # workers that start have files, too
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+try:
+    pm.run_monte_carlo(w.arrays, 60, **given)
+except ValueError as error:
+    print(error, flush=True)
+sys.stdin.readline()
+resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+found, info = pm.run_monte_carlo(w.arrays, 60, **given)
+print(info.resumed, [float(x.sum()) for x in found], flush=True)
 """
 
 
-def test_a_full_disk_ends_a_run_whose_file_is_good_and_goes_on_when_there_is_room(tmp_path, log):
+@pytest.mark.parametrize("variant", grid(["sequential", *SHIPPING]))
+def test_a_full_disk_ends_a_run_whose_file_is_good_and_goes_on_when_there_is_room(variant, tmp_path, log):
     expected = [float(np.random.default_rng(c).random(100).sum()) for c in np.random.SeedSequence(8).spawn(60)]
-    with lives(tmp_path, FULL, "sequential", *SHIPPING) as script:
+    kept = tmp_path / "kept"
+    with lives(tmp_path, FULL, variant) as script:
         script.begin()
-        for variant in ("sequential", *SHIPPING):
-            kept = tmp_path / variant.replace("/", "-")
-            assert f"{kept}: there is no room left: File too large. What was put before is in" in script.answer()
-            known = simulations_in(kept, 1024)
-            assert 5 < len(known) < 25
-            began = len(logged(log))
-            assert script.answer("go") == f"{len(known)} {expected}"
-            assert not set(logged(log)[began:]) & known
-        assert not script.end()
+        assert f"{kept}: there is no room left: File too large. What was put before is in" in script.answer()
+        known = simulations_in(kept, 1024)
+        assert 5 < len(known) < 25
+        began = len(logged(log))
+        assert script.end("go\n") == f"{len(known)} {expected}\n"
+        assert not set(logged(log)[began:]) & known
 
 
 def test_a_checkpoint_that_another_process_has_is_refused_before_anything_runs(tmp_path):
@@ -205,7 +238,7 @@ def test_a_checkpoint_that_another_process_has_is_refused_before_anything_runs(t
 
 
 @pytest.mark.usefixtures("no_pool_is_left")
-@pytest.mark.parametrize("variant", METHODS)
+@pytest.mark.parametrize("variant", grid(METHODS))
 def test_a_folder_that_is_moved_away_costs_no_result_and_is_told(variant, tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()

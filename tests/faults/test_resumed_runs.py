@@ -11,16 +11,9 @@ import pointsman as pm
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lives import lives, simulations_in
-from pointsman.executors.mapping import map_methods
-from pointsman.kernels.collect import SAVE_S
+from lives import METHODS, ahead, grid, lives, simulations_in
 
-METHODS = {variant: method for variant, _, method in map_methods()}
 N, LEAF = 48, 8
-AHEAD = 24
-"""Simulations that may have begun, or ended, in workers without their parent having kept them."""
-HERE = 1 + round(SAVE_S / w.STEP_S) + 2
-"""The same of a run in place: results that are to be folded are kept now and then."""
 
 TWO_RUNS = f"""
 given = dict(seed=11, backend=sys.argv[1], n_jobs=2, chunk_size=1)
@@ -49,7 +42,7 @@ def uninterrupted():
 def killed_and_started_again(variant, kills, expected):
     """Kill the two runs after so many simulations of each life have begun, and let the last life end."""
     with tempfile.TemporaryDirectory() as name:
-        folder, ahead = Path(name), AHEAD if METHODS[variant].parallel else HERE
+        folder = Path(name)
         known, lost = set(), set()
         with lives(folder, TWO_RUNS, variant) as script:
             for kill in [*kills, None]:
@@ -66,10 +59,10 @@ def killed_and_started_again(variant, kills, expected):
                 }
                 lost = set(began) - known
                 if kill is not None:
-                    assert len(lost) <= ahead
+                    assert len(lost) <= ahead(variant)
 
 
-@pytest.mark.parametrize("variant", METHODS)
+@pytest.mark.parametrize("variant", grid(METHODS))
 @settings(max_examples=2, deadline=None)
 @given(kills=kill_points)
 def test_a_run_that_is_killed_goes_on_to_the_same_end(uninterrupted, variant, kills):
@@ -78,7 +71,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_end(uninterrupted, variant, ki
 
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("variant", METHODS)
+@pytest.mark.parametrize("variant", grid(METHODS))
 @settings(max_examples=25, deadline=None)
 @given(kills=kill_points)
 def test_however_often_and_wherever_it_is_killed(uninterrupted, variant, kills):

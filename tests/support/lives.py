@@ -9,13 +9,18 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
+from fault_workers import STEP_S
+from pointsman.executors import on_mpi, on_threads, warm
+from pointsman.executors.mapping import map_methods
 from pointsman.kernels.checkpoint import Checkpoint
 from pointsman.kernels.checkpoint_file import RecordFile
+from pointsman.kernels.collect import SAVE_S
 
 LONGEST_S = 60.0
 """Until something that must happen has happened, on a machine that is busy."""
@@ -26,6 +31,39 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the backgro
 import fault_workers as w
 import pointsman as pm
 """
+
+METHODS = {variant: method for variant, _, method in map_methods()}
+SHIPPING = [variant for variant, method in METHODS.items() if method.ships]
+QUICK = ("sequential", "threads", "joblib/loky")
+"""One of each kind. The others take seconds to start or, as joblib's threads, add nothing: soak tests have them."""
+BY_JOBLIB = 8
+"""Chunks for each worker: two by joblib's default, and what it does without waiting while its caller is held up."""
+
+
+def grid(variants: Iterable[str]) -> list[Any]:
+    """For `parametrize`: a variant each; those that are not `QUICK` are soak tests."""
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.soak) for name in variants]
+
+
+def groups(variants: Iterable[str]) -> list[Any]:
+    """The same for a test that runs several in one process: those that are `QUICK` first, and the others."""
+    slow = [name for name in variants if name not in QUICK]
+    quick = [name for name in variants if name in QUICK]
+    return [pytest.param(quick, id="quick"), pytest.param(slow, id="slow", marks=pytest.mark.soak)]
+
+
+def ahead(variant: str, n_jobs: int = 2) -> int:
+    """Simulations, one to a chunk, that may have begun or ended without the caller having kept them.
+
+    Those are what the executor has handed over, one that has just been given, and, where results are to be folded, what
+    came since they were kept last. Dask and Ray get more ahead where chunks are short.
+    """
+    handed = {
+        "threads": on_threads.AHEAD, "joblib": BY_JOBLIB, "dask": warm.MOST_AHEAD, "ray": warm.MOST_AHEAD,
+        "mpi": on_mpi.AHEAD,
+    }  # fmt: skip
+    each = handed.get(variant.partition("/")[0], 2) + 1 + round(SAVE_S / STEP_S)
+    return each * n_jobs if METHODS[variant].parallel else each
 
 
 class Lives:
