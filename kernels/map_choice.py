@@ -16,6 +16,8 @@ from ..telemetry.outcome import Failure
 
 CHUNK_COST = 100.0
 """A chunk takes at least so many times what handing it over costs."""
+ENOUGH = 400.0
+"""Beyond so many times what handing it over costs, a longer chunk saves nothing, and leaves workers idle at the end."""
 LONGEST_S = 2.0
 """Seconds that a chunk takes at most: what a worker that is lost takes with it, and what a run that ends waits for."""
 
@@ -40,7 +42,8 @@ def chunk_size(choice: Choice, method: Method, longest_s: float = LONGEST_S) -> 
         return even
     # One process hands all chunks out: many workers need longer ones, or they wait for it.
     cheap = math.ceil(max(CHUNK_COST, 2.0 * request.jobs) * method.chunk_s / item_s)
-    return min(fair, max(cheap, min(math.ceil(even / 2), math.ceil(longest_s / item_s))))
+    enough_s = min(longest_s, ENOUGH * method.chunk_s)
+    return min(fair, max(cheap, min(math.ceil(even / 2), math.ceil(enough_s / item_s))))
 
 
 def resited(choice: Choice, variant: str, items: int, facts: Facts) -> Choice:
