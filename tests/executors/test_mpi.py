@@ -25,6 +25,7 @@ MPI = registry.executor("mpi")
 @pytest.fixture(scope="module", autouse=True)
 def _no_job_is_left():
     registry.ensure("mpi")
+    MPI.shutdown()  # of earlier modules
     before = shared_memory()
     yield
     MPI.shutdown()
