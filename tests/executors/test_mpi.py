@@ -112,12 +112,12 @@ def test_the_work_reaches_each_rank_once(tmp_path):
 
 
 def test_a_rank_sees_the_callers_folder_and_search_path(tmp_path, monkeypatch):
-    (tmp_path / "only_here.py").write_text("def triple(x):\n    return 3 * x\n")
+    (tmp_path / "only_for_ranks.py").write_text("def triple(x):\n    return 3 * x\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    import only_here
+    import only_for_ranks
 
-    assert MPI.map(only_here.triple, range(4), n_jobs=2) == [0, 3, 6, 9]
+    assert MPI.map(only_for_ranks.triple, range(4), n_jobs=2) == [0, 3, 6, 9]
     assert set(MPI.map(lambda x: os.getcwd(), range(4), n_jobs=2)) == {str(tmp_path)}
 
 
