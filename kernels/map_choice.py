@@ -16,6 +16,8 @@ from ..telemetry.outcome import Failure
 
 CHUNK_COST = 100.0
 """A chunk takes at least so many times what handing it over costs."""
+LEAST_S = 1e-5
+"""Handing a chunk over costs this much at least, whatever a backend says of itself."""
 ENOUGH = 400.0
 """Beyond so many times what handing it over costs, a longer chunk saves nothing, and leaves workers idle at the end."""
 LONGEST_S = 2.0
@@ -40,10 +42,11 @@ def chunk_size(choice: Choice, method: Method, longest_s: float = LONGEST_S) -> 
     item_s = request.facts.item_s
     if not item_s:
         return even
+    hand_over_s = max(method.chunk_s, LEAST_S)
     # One process hands all chunks out: many workers need longer ones, or they wait for it.
-    cheap = math.ceil(max(CHUNK_COST, 2.0 * request.jobs) * method.chunk_s / item_s)
-    enough_s = min(longest_s, ENOUGH * method.chunk_s)
-    return min(fair, max(cheap, min(math.ceil(even / 2), math.ceil(enough_s / item_s))))
+    cheap = math.ceil(max(CHUNK_COST, 2.0 * request.jobs) * hand_over_s / item_s)
+    enough_s = min(longest_s, ENOUGH * hand_over_s)
+    return max(1, min(fair, max(cheap, min(math.ceil(even / 2), math.ceil(enough_s / item_s)))))
 
 
 def resited(choice: Choice, variant: str, items: int, facts: Facts) -> Choice:
