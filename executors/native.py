@@ -41,7 +41,7 @@ class _Holder:
     def take(self, number: int) -> None:
         controller = _libraries()
         self.known = {library.filepath for library in controller.lib_controllers}
-        self.limits = controller.limit(limits=number)
+        self.limits = controller.select(user_api="blas").limit(limits=number)
         self.environment = {name: os.environ.get(name) for name in VARIABLES}
         os.environ.update(dict.fromkeys(VARIABLES, str(number)))
         self.number = number
@@ -88,12 +88,11 @@ def held(number: int) -> Iterator[None]:
                 "to both, or run one after the other"
             )
         holder.turn.wait_for(lambda: not holder.runs or holder.number == number)
-        first = not holder.runs
-        if first:
+        if not holder.runs:
             holder.take(number)
         holder.runs += 1
     try:
-        with nullcontext() if first else in_thread():
+        with in_thread():  # OpenMP's number is the thread's own, and each gives its own back
             yield
     finally:
         with holder.turn:

@@ -157,7 +157,7 @@ def capped(run: Callable[[Any], Any], number: int) -> Callable[[Any], Any]:
                 state["number"] = number
                 state["before"] = {name: os.environ.get(name) for name in variables}
                 os.environ.update(dict.fromkeys(variables, str(number)))
-                state["limits"] = found and found.limit(limits=number)
+                state["limits"] = found and found.select(user_api="blas").limit(limits=number)
             state["runs"] += 1
         try:
             # OpenMP's number belongs to the thread.

@@ -12,7 +12,7 @@ import pointsman as pm
 import pytest
 from map_workers import Clock, known
 from pointsman.executors import registry
-from pointsman.executors.mapping import Method, map_methods
+from pointsman.executors.mapping import map_methods
 from pointsman.kernels import map_choice, map_pilot, map_run
 from pointsman.kernels.map_pilot import SHORT_S, Beat, Run, lets_others_run, pilot
 from pointsman.selector import maps
@@ -284,13 +284,6 @@ def test_chunks_are_worth_handing_over_and_keep_all_workers_busy():
 
 
 # ---------------------------------------------------------------------------------------------- constraints
-
-
-@pytest.mark.parametrize("item_s", [1e-9, 1e-5, 1.0])
-@pytest.mark.parametrize("left_s", [0.0, 2.0])
-def test_chunks_hold_something_even_where_handing_over_is_said_to_cost_nothing(item_s, left_s):
-    choice = job(Run(w.square, range(1000)), prefer="processes")._choose(Facts(item_s, item_s))
-    assert 1 <= map_choice.chunk_size(choice, Method(ships=True), left_s) <= 500
 
 
 def test_what_is_disabled_is_not_used(monkeypatch):

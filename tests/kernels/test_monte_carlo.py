@@ -160,6 +160,38 @@ def test_runs_that_overlap_share_one_number_and_wait_for_another():
     assert [library["num_threads"] for library in threadpool_info()] == before
 
 
+def test_each_thread_has_its_own_openmp_number_again_whoever_leaves_last():
+    """OpenMP's number is the thread's: the last to leave cannot give the first one's back."""
+    import torch
+
+    torch.ones(8).sum()
+    joined, left, seen = threading.Event(), threading.Event(), []
+
+    def number():
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "openmp"}
+
+    def first():
+        seen.append(number())
+        with native.held(1):
+            seen.append(number())
+            other.start()
+            joined.wait(10)
+        seen.append(number())
+        left.set()
+
+    def second():
+        with native.held(1):
+            joined.set()
+            left.wait(10)
+
+    one, other = threading.Thread(target=first), threading.Thread(target=second)
+    one.start()
+    one.join(20)
+    other.join(20)
+    assert seen[0] != {1}
+    assert seen == [seen[0], {1}, seen[0]]
+
+
 FORKS = """
 import os, signal, threading
 from pointsman.executors import native
