@@ -21,6 +21,11 @@ def raised_by_worker(error: BaseException) -> bool:
     return any(str(note).startswith(begins) for note in getattr(error, "__notes__", ()))
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception says, to the end of the line."""
+    return str(error).strip().partition("\n")[0]
+
+
 class BackendUnavailableError(PointsmanError, ImportError):
     """A backend is missing or broken here; the message says which, and what to do."""
 

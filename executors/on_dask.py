@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from ..telemetry import lifetime
 from .base import Capabilities
 from .dask_pool import Pool, end, start, users
-from .errors import BackendUnavailableError
+from .errors import BackendUnavailableError, first_line
 from .mapping import Method, WorkerDiedError, as_worker
 from .native import in_thread
 from .parcels import forgetter, packed, parcel, paths, unpacked, unpacker
@@ -231,7 +231,7 @@ class _Outside(Engine):
             return found
         error = found[1] if isinstance(found, tuple) else found
         if type(error).__name__ in ("KilledWorker", "CancelledError", "FutureCancelledError"):
-            raise WorkerDiedError(f"a worker process of dask was lost: {_first_line(error)}")
+            raise WorkerDiedError(f"a worker process of dask was lost: {first_line(error)}")
         raise BackendUnavailableError(f"Dask did not run a chunk: {type(error).__name__}: {error}") from error
 
     def opened(self, found: bytes) -> Any:
@@ -336,10 +336,6 @@ def _run_inside(token: str, number: int) -> None:
 
 def _executing(dask_worker: Any) -> int:
     return int(dask_worker.state.executing_count)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 # ---------------------------------------------------------------------------------------------- the default client

@@ -22,9 +22,11 @@ from typing import Any, ClassVar
 from ..telemetry import lifetime
 from .base import Capabilities
 from .deadline import left_s
-from .errors import BackendUnavailableError, RunTimeoutError, UnsupportedError
+from .errors import BackendUnavailableError, RunTimeoutError, first_line
 from .mapping import MapExecutor, Method, WorkerDiedError, as_worker, guarded, reraise
 from .native import in_thread
+from .parcels import unsendable
+from .turns import in_turn, taken
 
 IDLE_S = 280.0
 """loky's workers leave after 300 idle seconds."""
@@ -80,12 +82,7 @@ class JoblibExecutor(MapExecutor):
 
     def busy(self, method: Method) -> bool:
         """Whether another thread's map uses the worker processes."""
-        if not method.ships:
-            return False
-        free = self._turn.acquire(blocking=False)
-        if free:
-            self._turn.release()
-        return not free
+        return method.ships and taken(self._turn)
 
     def run_chunks(
         self, work: Callable[[Any], Any], chunks: Iterable[Any], *, method: str = "", n_jobs: int = 1,
@@ -98,10 +95,7 @@ class JoblibExecutor(MapExecutor):
         self.check_options(options)
         chosen = self.method(method)
         if n_jobs == 1 or (chosen.ships and _is_daemon()):
-            inside = as_worker(work)
-            for chunk in chunks:
-                left_s(until)
-                yield inside(chunk)
+            yield from in_turn(work, chunks, until)
         elif chosen.ships:
             yield from self._on_processes(work, chunks, n_jobs, native_threads, until, options)
         else:
@@ -190,20 +184,16 @@ def _next(outputs: Iterator[tuple[bool, Any]]) -> tuple[bool, Any] | None:
     except RunTimeoutError:  # an OSError, too
         raise
     except BrokenExecutor as error:
-        raise WorkerDiedError(f"a worker process of loky was lost: {_first_line(error)}") from error
+        raise WorkerDiedError(f"a worker process of loky was lost: {first_line(error)}") from error
     except (pickle.PicklingError, TypeError, AttributeError) as error:  # the work's own errors come as results
         cause = error.__cause__ if isinstance(error, pickle.PicklingError) else None
-        told = [line for line in str(cause or error).splitlines() if line.strip(' "')]  # the last line of a traceback
-        raise UnsupportedError(
-            "worker, items and results must be picklable to reach another process, and one is not: "
-            f"{told[-1] if told else type(error).__name__}"
-        ) from error
+        raise unsendable(str(cause or error) or type(error).__name__) from error  # its last line, of a traceback
     except (OSError, ImportError, NotImplementedError) as error:
         raise BackendUnavailableError(f"loky cannot start processes here: {error}") from error
     except RuntimeError as error:  # the caller's own use of joblib has ended loky's workers, which are one set
         if "shutdown" not in str(error):
             raise
-        raise WorkerDiedError(f"the worker processes of loky were ended: {_first_line(error)}") from error
+        raise WorkerDiedError(f"the worker processes of loky were ended: {first_line(error)}") from error
 
 
 def _stop_feeding() -> None:
@@ -213,10 +203,6 @@ def _stop_feeding() -> None:
     with suppress(queue.Empty):
         while queued is not None:
             queued.get(block=False)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def _outputs(

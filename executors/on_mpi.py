@@ -31,9 +31,11 @@ from typing import Any, ClassVar
 from ..telemetry import lifetime
 from .base import Capabilities
 from .deadline import in_time, left_s
-from .errors import BackendUnavailableError, UnsupportedError
-from .mapping import MapExecutor, Method, WorkerDiedError, as_worker, cores, guarded, reraise
+from .errors import BackendUnavailableError
+from .mapping import MapExecutor, Method, WorkerDiedError, cores, guarded, reraise
 from .mpi_job import Job, Shared, shared_ranks
+from .parcels import packed, unsendable
+from .turns import in_turn, taken
 
 AHEAD = 2
 """Chunks for each rank that run or wait at rank 0."""
@@ -115,10 +117,7 @@ class MPIExecutor(MapExecutor):
 
     def busy(self, method: Method) -> bool:  # noqa: ARG002
         """Whether another thread's map uses the ranks."""
-        free = self._turn.acquire(blocking=False)
-        if free:
-            self._turn.release()
-        return not free
+        return taken(self._turn)
 
     def run_chunks(
         self, work: Callable[[Any], Any], chunks: Iterable[Any], *, method: str = "", n_jobs: int = 1,
@@ -128,10 +127,7 @@ class MPIExecutor(MapExecutor):
         self.check_options(options)
         self.method(method)
         if n_jobs == 1:
-            inside = as_worker(work)
-            for chunk in chunks:
-                left_s(until)
-                yield inside(chunk)
+            yield from in_turn(work, chunks, until)
             return
         header = sys.path, os.getcwd(), native_threads, _pickled(guarded(work))
         ranks = self._ranks(n_jobs, native_threads, until, options.get("mpiexec"))
@@ -193,17 +189,7 @@ def _pickled(x: Any) -> bytes:
     """`x` as bytes, what has no importable name by value."""
     import cloudpickle
 
-    try:
-        pickled: bytes = cloudpickle.dumps(x)
-    except Exception as error:
-        raise _unsent(f"{type(error).__name__}: {error}") from error
-    return pickled
-
-
-def _unsent(why: str) -> UnsupportedError:
-    return UnsupportedError(
-        f"worker, items and results must be picklable to reach another process, and one is not: {why}"
-    )
+    return packed(x, cloudpickle.dumps)
 
 
 def _results(
@@ -226,7 +212,7 @@ def _results(
             continue  # of a run that was given up
         out.discard(number)
         if kind == "unsent":
-            raise _unsent(body.decode())
+            raise unsendable(body.decode())
         if kind != "done":
             raise WorkerDiedError(f"an MPI rank was lost: {body.decode() or kind}")
         good, result = cloudpickle.loads(body)

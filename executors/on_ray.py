@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from ..telemetry import lifetime
 from .base import Capabilities
-from .errors import BackendUnavailableError
+from .errors import BackendUnavailableError, first_line
 from .mapping import Method, WorkerDiedError, cores
 from .parcels import Dumps, packed, parcel, paths, unpacked, unpacker
 from .warm import Engine, WarmExecutor, feed
@@ -139,7 +139,7 @@ class RayExecutor(WarmExecutor):
             except (OSError, RuntimeError, ValueError, ImportError) as error:
                 shutil.rmtree(folder, ignore_errors=True)
                 where = f"Ray does not answer at {address!r}" if address else "Ray cannot start here"
-                raise BackendUnavailableError(f"{where}: {_first_line(error)}") from error
+                raise BackendUnavailableError(f"{where}: {first_line(error)}") from error
             except BaseException:  # Ctrl-C
                 _end(Pool(folder))
                 raise
@@ -249,7 +249,7 @@ class _Run(Engine):
         except Exception as error:
             names = [kind.__name__ for kind in type(error).__mro__]
             if any(name in LOST for name in names):
-                raise WorkerDiedError(f"a worker process of ray was lost: {_first_line(error)}") from error
+                raise WorkerDiedError(f"a worker process of ray was lost: {first_line(error)}") from error
             raise BackendUnavailableError(f"Ray did not run a chunk: {names[0]}: {error}") from error
 
     def opened(self, found: bytes) -> Any:
@@ -280,10 +280,6 @@ def _task() -> Any:
     import ray
 
     return ray.remote(unpacker("ray.cloudpickle"))
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def _after_fork() -> None:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from .base import Capabilities
-from .deadline import left_s
 from .errors import BackendUnavailableError
-from .mapping import MapExecutor, Method, as_worker
+from .mapping import MapExecutor, Method
+from .turns import in_turn
 
 
 class SequentialExecutor(MapExecutor):
@@ -37,10 +37,7 @@ class SequentialExecutor(MapExecutor):
         self.check_options(options)
         self.method(method)
         del n_jobs, native_threads
-        inside = as_worker(work)
-        for chunk in chunks:
-            left_s(until)
-            yield inside(chunk)
+        yield from in_turn(work, chunks, until)
 
 
 EXECUTOR = SequentialExecutor

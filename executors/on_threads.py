@@ -18,6 +18,7 @@ from .deadline import in_time, left_s
 from .errors import BackendUnavailableError
 from .mapping import MapExecutor, Method, as_worker
 from .native import in_thread
+from .turns import in_turn
 
 AHEAD = 2
 """Chunks for each thread that are begun or wait: so none is idle while the caller is busy with a result."""
@@ -52,12 +53,10 @@ class ThreadsExecutor(MapExecutor):
         self.check_options(options)
         self.method(method)
         del native_threads
-        inside, waiting = as_worker(work), iter(chunks)
         if n_jobs == 1:
-            for chunk in waiting:
-                left_s(until)
-                yield inside(chunk)
+            yield from in_turn(work, chunks, until)
             return
+        inside, waiting = as_worker(work), iter(chunks)
         crew, out = _Crew(inside, copy_context(), n_jobs), 0
         try:
             while True:

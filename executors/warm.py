@@ -15,6 +15,7 @@ from ..telemetry import lifetime
 from .deadline import left_s
 from .errors import RunTimeoutError
 from .mapping import MapExecutor, Method, WorkerDiedError
+from .turns import taken
 
 AHEAD, MOST_AHEAD = 2, 32
 """Chunks for each worker that are handed over ahead: at first, and where they turn out to be short."""
@@ -85,11 +86,7 @@ class WarmExecutor(MapExecutor):
 
     def busy(self, method: Method) -> bool:
         """Whether another thread's map uses the workers of `method`."""
-        lock = self._crews[method.name].lock
-        free = lock.acquire(blocking=False)
-        if free:
-            lock.release()
-        return not free
+        return taken(self._crews[method.name].lock)
 
     def running(self, method: Method) -> bool:
         """Whether workers of `method` run already."""
