@@ -155,7 +155,7 @@ class _Batches:
         if isinstance(self._job.worker, OpenCLWorker):
             self._bytes_each = self._job.worker.bytes_each
         else:
-            if self._require in (None, "gpu/numpy") and _plain():
+            if self._require in (None, "numpy", "gpu/numpy") and _plain():
                 over = self._pilot()
                 info.chunks = 0  # those of the pilot are told as what ran in place
                 if over:
@@ -181,8 +181,9 @@ class _Batches:
     def _pilot(self) -> bool:
         """Run batches on NumPy until it is known what a simulation costs; whether nothing is left to do then."""
         job = self._job
-        took = self._simulate("numpy", "cpu", self._done + 1, 1)
-        size = min(self._batch_size or PILOT, self._bearable(took))
+        size = min(self._batch_size or 1, PILOT)
+        took = self._simulate("numpy", "cpu", min(self._done + size, job.count), size)
+        size = min(self._batch_size, PILOT) if self._batch_size else self._bearable(took)
         if self._left:
             before = self._done
 

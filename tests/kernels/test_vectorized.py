@@ -253,3 +253,16 @@ def test_memory_is_flat_in_the_number_of_simulations(tmp_path):
     assert (count, right) == ("1600000", "True")
     assert int(many) < 300
     assert int(many) - int(few) < 40  # MiB, where the results alone would be 12 and the keys 48
+
+
+@pytest.mark.parametrize("backend", ["auto", "gpu", "gpu/numpy", "gpu/numpy@cpu"])
+def test_no_simulation_on_numpy_is_computed_in_vain(backend):
+    """The first batches tell what the others will cost, and count."""
+    seen = []
+
+    def worker(keys, xp):
+        seen.append(len(keys))
+        return keys[:, 0]
+
+    found = pm.run_monte_carlo(worker, 300, seed=1, backend=backend, vectorized=True)
+    assert sum(seen) == len(found) == 300
