@@ -222,6 +222,7 @@ class MapExecutor(Executor):
 # ---------------------------------------------------------------------------------------------- for those above
 
 
+@cache
 def map_methods() -> list[tuple[str, MapExecutor, Method]]:
     """(variant name, executor, method) of every map backend, in canonical order, installed or not."""
     found = []
@@ -230,6 +231,9 @@ def map_methods() -> list[tuple[str, MapExecutor, Method]]:
         if isinstance(executor, MapExecutor):
             found += [(f"{name}/{m.name}" if m.name else name, executor, m) for m in executor.methods]
     return found
+
+
+registry.on_change(map_methods.cache_clear)
 
 
 def listed(items: Iterable[Any]) -> Sequence[Any]:

@@ -37,6 +37,7 @@ Header = tuple[list[str], str, int, bytes]
 # ---------------------------------------------------------------------------------------------- ranks that compute
 
 _WORKS: dict[str, Any] = {}
+_CAPPED: list[int] = []  # native threads, and how many modules there were: what loads a library imports something
 
 
 def settle() -> None:
@@ -97,7 +98,9 @@ def _begin(token: str, header: Header) -> None:
     for name in ("OMP", "OPENBLAS", "MKL", "BLIS", "VECLIB_MAXIMUM"):  # for what is loaded from now on
         os.environ[f"{name}_THREADS" if name.startswith("VEC") else f"{name}_NUM_THREADS"] = str(native_threads)
     work = cloudpickle.loads(pickled)
-    threadpoolctl.threadpool_limits(native_threads)  # for what is loaded; chunks run on this very thread
+    if [native_threads, len(sys.modules)] != _CAPPED:  # to look through the libraries takes a millisecond
+        threadpoolctl.threadpool_limits(native_threads)  # for what is loaded; chunks run on this very thread
+        _CAPPED[:] = native_threads, len(sys.modules)
     while len(_WORKS) >= KEEPS:
         del _WORKS[next(iter(_WORKS))]
     _WORKS[token] = work

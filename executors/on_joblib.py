@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import copy_context
+from functools import cache
 from typing import Any, ClassVar
 
 from ..telemetry import lifetime
@@ -40,8 +41,8 @@ class JoblibExecutor(MapExecutor):
     name = "joblib"
     capabilities = Capabilities(dtypes=frozenset(), array=False, map=True)
     methods = (
-        Method("threads", floor_s=0.015, chunk_s=2e-4),
-        Method("loky", ships=True, start_s=0.65, floor_s=0.012, chunk_s=5e-4),
+        Method("threads", floor_s=1e-3, chunk_s=2e-4),
+        Method("loky", ships=True, start_s=0.65, floor_s=3e-3, chunk_s=5e-4),
     )
     options: ClassVar[Mapping[str, str]] = {
         "max_nbytes": "arrays above this size are shared through files with worker processes; None: never",
@@ -114,7 +115,7 @@ class JoblibExecutor(MapExecutor):
                 return context.copy().run(inside, chunk)  # scopes, np.errstate, decimal: as where the map was called
 
         try:
-            yield from _outputs(run, chunks, {"backend": "threading", "n_jobs": n_jobs}, until, options)
+            yield from _outputs(run, chunks, "threading", until, options, n_jobs=n_jobs)
         finally:
             stopped.set()
 
@@ -122,9 +123,11 @@ class JoblibExecutor(MapExecutor):
         self, work: Callable[[Any], Any], chunks: Iterable[Any], n_jobs: int, native_threads: int,
         until: float | None, options: dict[str, Any],
     ) -> Iterator[Any]:  # fmt: skip
-        config = {"backend": "loky", "n_jobs": n_jobs, "inner_max_num_threads": native_threads}
         options = {"mmap_mode": "c", **options}  # joblib's "r" makes large arrays, and no others, read-only
-        outputs, done = _outputs(_leaving(guarded(work)), chunks, config, until, options), False
+        inside, done = _leaving(guarded(work)), False
+        outputs = _outputs(
+            inside, chunks, "loky", until, options, n_jobs=n_jobs, inner_max_num_threads=native_threads
+        )  # fmt: skip
         try:
             while (found := _next(outputs)) is not None:
                 self._last_use = (os.getpid(), time.monotonic())
@@ -196,45 +199,104 @@ def _next(outputs: Iterator[tuple[bool, Any]]) -> tuple[bool, Any] | None:
         raise WorkerDiedError(f"the worker processes of loky were ended: {first_line(error)}") from error
 
 
-def _stop_feeding() -> None:
-    """Take back what loky has queued: its manager thread fails on an item that was dropped when the pool is killed."""
-    pool: Any = sys.modules.get("joblib.externals.loky.reusable_executor")
-    queued = getattr(getattr(pool, "_executor", None), "_work_ids", None)
-    with suppress(queue.Empty):
-        while queued is not None:
-            queued.get(block=False)
+@cache
+def _engine(backend: str) -> Any:
+    """joblib's backend of that name, which says at once what has come: `joblib.Parallel` looks every 10 ms."""
+    from joblib.parallel import BACKENDS
+
+    class Prompt(BACKENDS[backend]):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+        def retrieve_result_callback(self, out: Any) -> list[Any]:
+            try:
+                found = super().retrieve_result_callback(out)
+            except BaseException:
+                self.arrived.put(_FAILED)
+                raise
+            self.arrived.put(found)
+            return []  # nothing for joblib to keep
+
+        def abort_everything(self, ensure_ready: bool = True) -> None:
+            """Take back what loky has queued: its manager thread fails on what is left there when workers are killed.
+
+            It hands out the next one itself when one is done, under a lock: with that held, none is on its way there.
+            """
+            queued = getattr(self._workers, "_work_ids", None) if hasattr(self, "_workers") else None
+            held = self.parallel._lock.acquire(timeout=1.0)
+            try:
+                with suppress(queue.Empty):
+                    while queued is not None:
+                        queued.get(block=False)
+            finally:
+                if held:
+                    self.parallel._lock.release()
+            super().abort_everything(ensure_ready)
+
+    return Prompt
+
+
+_FAILED, _ENDED = object(), object()
 
 
 def _outputs(
-    run: Callable[[Any], Any], chunks: Iterable[Any], config: dict[str, Any], until: float | None,
-    options: dict[str, Any],
+    run: Callable[[Any], Any], chunks: Iterable[Any], backend: str, until: float | None, options: dict[str, Any],
+    **config: Any,
 ) -> Generator[Any, None, None]:  # fmt: skip
     """What `run` gives for each chunk, as it comes."""
-    from multiprocessing import TimeoutError as WaitedTooLongError
-
     import joblib
 
-    parallel, outputs, ended = None, None, False
+    engine, given = _engine(backend)(), 0
+    arrived = engine.arrived
+
+    def tasks() -> Iterator[Any]:
+        nonlocal given
+        try:
+            for chunk in chunks:
+                given += 1
+                yield joblib.delayed(run)(chunk)
+            arrived.put(_ENDED)
+        except Exception:
+            arrived.put(_FAILED)
+            raise
+
+    left_s(until)
+    with joblib.parallel_config(backend=engine, **config):
+        parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, **options)
+        outputs = parallel(tasks())
     try:
-        with joblib.parallel_config(**config):
-            parallel = joblib.Parallel(
-                return_as="generator_unordered", batch_size=1, timeout=left_s(until), **options
-            )  # fmt: skip
-            outputs = parallel(joblib.delayed(run)(chunk) for chunk in chunks)
+        if parallel._backend is engine:  # else joblib has found that it cannot start any, and runs them here
+            yield from _arriving(parallel, arrived, lambda: given, until)
         for output in outputs:
             yield output
-            parallel.timeout = left_s(until)  # of the wait for the next one; joblib reads it again and again
-        ended = True
-    except WaitedTooLongError:  # joblib's, or the work's own
-        left_s(until)
-        raise
+            left_s(until)
     finally:
-        if not ended and config["backend"] == "loky":
-            if parallel is not None:
-                parallel._aborting = True  # else chunks that end meanwhile have others handed over
-            _stop_feeding()
-        if outputs is not None:
-            _close(outputs)
+        _close(outputs)
+
+
+def _arriving(
+    parallel: Any, arrived: queue.SimpleQueue[Any], given: Callable[[], int], until: float | None
+) -> Iterator[Any]:
+    """What has come, until all has, or joblib has an error to raise."""
+    taken, ended = 0, False
+    while not ended or taken < given():
+        try:
+            found = arrived.get(timeout=left_s(until))
+        except queue.Empty:
+            continue  # and `left_s` raises
+        if found is _FAILED:
+            return
+        if found is _ENDED:
+            ended = True
+        else:
+            taken += 1
+            yield from found
+    patience = time.monotonic() + 0.01  # what joblib itself would sleep, were it asked before it has counted the last
+    while parallel.n_completed_tasks < taken and time.monotonic() < patience:
+        time.sleep(1e-5)
+    with parallel._lock:
+        pass
 
 
 def _close(outputs: Any) -> None:

@@ -53,7 +53,7 @@ class MPIExecutor(MapExecutor):
 
     name = "mpi"
     capabilities = Capabilities(dtypes=frozenset(), array=False, map=True)
-    methods = (Method(ships=True, start_s=0.85, floor_s=0.012, chunk_s=5e-4, bytes_per_s=1.2e7),)
+    methods = (Method(ships=True, start_s=0.85, floor_s=0.006, chunk_s=2e-3, bytes_per_s=1.5e8),)
     options: ClassVar[Mapping[str, str]] = {
         "mpiexec": "command that starts ranks on given hosts, with its arguments; '-n N python ...' is added to it"
     }

@@ -123,15 +123,16 @@ class Collector:
             return each(worker, False)
         return _folded(each(worker, False), self._reducer.in_workers(), self._size, self._collect)
 
-    def cut(self, items: Sequence[Any], first: int, size: int) -> Iterator[Chunk]:
-        """Chunks of about `size` items; where leaves are folded and a chunk is about one or longer, of whole ones.
+    def cut(self, items: Sequence[Any], first: int, size: Callable[[int], int]) -> Iterator[Chunk]:
+        """Chunks of about ``size(items left)``.
 
-        Where a run may end early, chunks are no longer than a share of what lies before them.
+        Where leaves are folded and a chunk is about one or longer, it is of whole ones. Where a run may end early,
+        chunks are no longer than a share of what lies before them.
         """
         while first < len(items):
-            unit, index = size, items[first]
+            unit, index = size(len(items) - first), items[first]
             if self._stop_when is not None:
-                unit = min(size, max(self._size, index // AHEAD))
+                unit = min(unit, max(self._size, index // AHEAD))
             end = first + unit
             if self._reducer is not None and unit >= self._size // 2:
                 end = first + max(1, round(unit / self._size)) * self._size - index % self._size

@@ -48,7 +48,7 @@ def map(
         "joblib/threads"), which is then used for all items.
     n_jobs : workers at a time; None or -1: the cores that this process may use, -2: all but one.
     prefer : "processes" or "threads": a hint which of the two to consider, where there is a choice.
-    chunk_size : items that are handed over together; None: as many as make handing over cheap.
+    chunk_size : items that are handed over together; None: long chunks first, shorter ones at the end.
     native_threads : BLAS and OpenMP threads in each worker process. Threads and the caller's own thread share those of
         the process, which stay as they are.
     rerun : whether items of a worker process that died may be run again, once, in a new process. False forbids it for

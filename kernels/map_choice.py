@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ..executors import mapping
@@ -14,14 +14,18 @@ from ..selector.engine import Choice
 from ..selector.maps import Facts, MapRequest
 from ..telemetry.outcome import Failure
 
-CHUNK_COST = 100.0
+LEAST = 10.0
 """A chunk takes at least so many times what handing it over costs."""
 LEAST_S = 1e-5
 """Handing a chunk over costs this much at least, whatever a backend says of itself."""
 ENOUGH = 400.0
-"""Beyond so many times what handing it over costs, a longer chunk saves nothing, and leaves workers idle at the end."""
+"""Beyond so many times what handing it over costs, a longer chunk saves nothing."""
 LONGEST_S = 2.0
 """Seconds that a chunk takes at most: what a worker that is lost takes with it, and what a run that ends waits for."""
+UNKNOWN = 16
+"""Where nothing is known of an item, a worker gets about so many chunks at most."""
+PART = 1.5
+"""A chunk is a worker's part of what is left, divided by this: one of half the speed does not hold others up."""
 
 
 def request_of(choice: Choice) -> MapRequest:
@@ -31,22 +35,40 @@ def request_of(choice: Choice) -> MapRequest:
     return request
 
 
-def chunk_size(choice: Choice, method: Method, longest_s: float = LONGEST_S) -> int:
-    """Items a chunk: enough to make handing over cheap, few enough to keep all workers busy to the end.
+def chunk_sizes(choice: Choice, method: Method, longest_s: float = LONGEST_S) -> Callable[[int], int]:
+    """How many items the next chunk holds, given how many are left.
 
-    `longest_s`: seconds that a chunk may take unless handing it over would cost too much.
+    In rounds of one chunk for each worker, each round a part of what is left: long chunks first, for few make handing
+    over cheap, and short ones at the end, for they keep all workers busy to the last (factoring: Hummel, Schonberg and
+    Flynn 1992, Commun. ACM 35(8), 90).
+
+    Parameters
+    ----------
+    choice, method : what was decided, and how its backend runs chunks.
+    longest_s : seconds that a chunk may take unless handing it over would cost too much.
     """
-    request = request_of(choice)
-    fair = max(1, math.ceil(request.items / request.jobs))
-    even = max(1, math.ceil(request.items / (mapping.CHUNKS_A_WORKER * request.jobs)))
-    item_s = request.facts.item_s
-    if not item_s:
-        return even
-    hand_over_s = max(method.chunk_s, LEAST_S)
-    # One process hands all chunks out: many workers need longer ones, or they wait for it.
-    cheap = math.ceil(max(CHUNK_COST, 2.0 * request.jobs) * hand_over_s / item_s)
-    enough_s = min(longest_s, ENOUGH * hand_over_s)
-    return max(1, min(fair, max(cheap, min(math.ceil(even / 2), math.ceil(enough_s / item_s)))))
+    request, now, same = request_of(choice), 0, 0
+    items, jobs, item_s = request.items, request.jobs, request.facts.item_s
+    if item_s:
+        hand_over_s = max(method.chunk_s, LEAST_S)
+        # One process hands all chunks out: many workers need longer ones, or they wait for it.
+        least = max(1, math.ceil(max(LEAST, 2.0 * jobs) * hand_over_s / item_s))
+        most = max(least, math.ceil(min(longest_s, ENOUGH * hand_over_s) / item_s))
+    else:
+        least, most = max(1, items // (UNKNOWN * jobs)), max(1, math.ceil(items / (mapping.CHUNKS_A_WORKER * jobs)))
+
+    def size(left: int) -> int:
+        nonlocal now, same
+        if not same:
+            rounds = round(left / (jobs * least))
+            if rounds > 2:
+                now, same = min(most, max(least, math.ceil(left / (PART * jobs)))), jobs
+            else:
+                now, same = math.ceil(left / (jobs * max(1, rounds))), jobs * max(1, rounds)
+        same -= 1
+        return now
+
+    return size
 
 
 def resited(choice: Choice, variant: str, items: int, facts: Facts) -> Choice:

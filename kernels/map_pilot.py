@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..executors.errors import RAISED
-from ..executors.mapping import chunked, each
+from ..executors.mapping import each
 from ..selector.maps import Facts
 
 SHORT_S = 0.02
@@ -53,8 +53,8 @@ class Sink(Protocol):
     def work(self, worker: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """`worker` for a chunk, as workers run it: gives (place, found, time of begin, seconds)."""
 
-    def cut(self, items: Sequence[Any], first: int, size: int) -> Iterator[Any]:
-        """`items` from `first` on in chunks of about `size`."""
+    def cut(self, items: Sequence[Any], first: int, size: Callable[[int], int]) -> Iterator[Any]:
+        """`items` from `first` on in chunks; `size` says of how many items about, given how many are left."""
 
 
 class Listed:
@@ -79,9 +79,12 @@ class Listed:
         """See `Sink.work`."""
         return each(worker)
 
-    def cut(self, items: Sequence[Any], first: int, size: int) -> Iterator[Any]:
+    def cut(self, items: Sequence[Any], first: int, size: Callable[[int], int]) -> Iterator[Any]:
         """See `Sink.cut`."""
-        return chunked(items, size, first)
+        while first < len(items):
+            end = first + size(len(items) - first)
+            yield first, items[first:end]
+            first = end
 
 
 class Run:

@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..executors import mapping, registry
@@ -22,13 +22,15 @@ from ..selector.maps import WAITS, Facts
 from ..selector.shared import default_selector
 from ..telemetry.load import LoadMeter
 from ..telemetry.outcome import Failure, Outcome, Site
-from .map_choice import LONGEST_S, chunk_size, nothing_left, request_of, resited
+from .map_choice import LONGEST_S, chunk_sizes, nothing_left, request_of, resited
 from .map_info import MapInfo
 from .map_pilot import BLOCK_S, SHORT_S, Run, pilot
 from .map_worker import key, scoped, worker_name
 
 CHANGED = 1.5
 """A rest that has become longer than expected by this factor is decided about anew."""
+FAR = 2.0
+"""Workers that share cores and caches may well take longer than items in place, but not by this factor."""
 KNOWN_S = 0.005
 """A worker known to take this long an item is decided about at once: its pilot would cost more than it tells."""
 MOST_KNOWN = 1024
@@ -81,6 +83,11 @@ class Job:
         executor.check_options(self._how.options)
         return executor
 
+    @property
+    def known(self) -> Facts | None:
+        """What earlier runs of this process have found out about the worker."""
+        return _KNOWN.get(key(self.run.worker))
+
     # ------------------------------------------------------------------------------------------ the two ways in
 
     def do(self, backend: str) -> None:
@@ -100,8 +107,7 @@ class Job:
             return
         HERE.inside = True
         try:
-            known = _KNOWN.get(key(run.worker)) if _KNOWN else None
-            facts: Facts | None = known
+            facts = known = self.known if _KNOWN else None
             if _plain() and (known is None or known.item_s < KNOWN_S):
                 facts = pilot(run, known)
                 if facts is None:
@@ -123,7 +129,7 @@ class Job:
                 self._choose(Facts(0.0), backend)  # the error that says what to install
             self._in_place(why)
             return
-        choice = self._choose(_KNOWN.get(key(self.run.worker)) or Facts(0.0), backend)
+        choice = self._choose(self.known or Facts(0.0), backend)
         self._rule, self._info.reason = choice.decision.rule, "it was asked for"
         if self.run.left:
             self._pool(choice, choice.decision.variant)
@@ -238,7 +244,7 @@ class Job:
             # Two blocks in a row: a single one may just have been stalled by a neighbour.
             surprises = surprises + 1 if run.item_s > bound and run.left_s > SHORT_S else 0
             if surprises == 2:
-                learned = replace(facts, item_s=run.item_s, cpu_s=facts.cpu_s * run.item_s / facts.item_s)
+                learned = facts.taking(run.item_s)
                 self._against.clear()
                 break
             if self._free is not None and self._free < cores() and time.perf_counter() - began > LOOK_AGAIN_S:
@@ -260,14 +266,13 @@ class Job:
         first, done = run.done, set[int]()
         _, method = maps.executor_of(chosen)
         if self._how.chunk_size:
-            size = self._how.chunk_size
-            chunks = list(chunked(run.items, size, first))
+            chunks = list(chunked(run.items, self._how.chunk_size, first))
         else:
             left_s = math.inf if self._how.until is None else max(0.0, self._how.until - time.monotonic())
-            size = chunk_size(choice, method, min(LONGEST_S, left_s / 10))
-            chunks = list(run.sink.cut(run.items, first, size))
+            chunks = list(run.sink.cut(run.items, first, chunk_sizes(choice, method, min(LONGEST_S, left_s / 10))))
         info.variant, info.in_place = chosen, first
-        info.n_jobs, info.chunks, info.chunk_size = request_of(choice).jobs, len(chunks), size
+        info.n_jobs, info.chunks = request_of(choice).jobs, len(chunks)
+        info.chunk_size = max(len(part) for _, part in chunks)
 
         def attempt(variant: str) -> Attempt:
             left = [chunk for chunk in chunks if chunk[0] not in done]
@@ -340,10 +345,11 @@ class Job:
             start = Outcome(Site("import", variant, "", "", ""), engine.history.now(), start_s, import_s=start_s)
             self._keep(engine, start)
         facts = request.facts
-        if not facts.item_s and items:
+        if items:
             if not method.ships and cpu_s > WAITS * took:  # threads that took turns waited for the interpreter as well
                 busy = min(busy, cpu_s)
-            facts = Facts(busy / items, busy / items, busy / items, None, facts.item_bytes)
+            if not facts.item_s <= busy / items < facts.item_s * FAR:  # known of a cold one, of other arguments, or not
+                facts = facts.taking(busy / items)
             self._info.item_s = facts.item_s
         if facts is not request.facts or items != request.items:
             choice = resited(choice, variant, items, facts)
@@ -360,13 +366,8 @@ class Job:
         for name in maps.alike(attempt.name, failure):
             if name in choice.variants:
                 engine.failed(choice.request, choice.variants[name], failure, message)
-        self._keep(
-            engine,
-            Outcome(
-                choice.sites[attempt.name], engine.history.now(), seconds, failure=failure, message=message[:500],
-                rule=self._rule,
-            ),
-        )  # fmt: skip
+        site, now = choice.sites[attempt.name], engine.history.now()
+        self._keep(engine, Outcome(site, now, seconds, failure=failure, message=message[:500], rule=self._rule))
 
     def _record(self, choice: Choice, variant: str, seconds: float) -> None:
         engine, rule = default_selector()._engine, "fallback" if self._info.failures else self._rule

@@ -237,9 +237,9 @@ def check_options(given: Iterable[str]) -> None:
 
     A backend's own options are left to it; what no backend knows is an error here, where all names are known.
     """
-    theirs = {name for _, executor, _ in map_methods() for name in executor.options} | {"pure"}
-    own = [p.name for p in inspect.signature(run_monte_carlo).parameters.values() if p.kind is p.KEYWORD_ONLY]
     for name in given:
+        theirs = {name for _, executor, _ in map_methods() for name in executor.options} | {"pure"}
+        own = [p.name for p in inspect.signature(run_monte_carlo).parameters.values() if p.kind is p.KEYWORD_ONLY]
         if name not in theirs and name not in own:
             raise TypeError(
                 f"run_monte_carlo has no option {name!r}{meant(name, own)}; valid are: {', '.join(own)}, and with a "

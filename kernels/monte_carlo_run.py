@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,8 @@ from ..executors.native import held
 from ..selector import maps
 from .collect import Collector
 from .map_pilot import Run
-from .map_run import How, Job
+from .map_run import KNOWN_S, MOST_KNOWN, How, Job
+from .map_worker import key
 from .monte_carlo_info import MonteCarloInfo
 from .reducers import Reducer
 from .simulations import Root, generators, simulation
@@ -110,7 +111,10 @@ def _in_batches(asked: Asked, root: Root, sink: Collector, info: MonteCarloInfo)
 
 
 def _one_by_one(asked: Asked, root: Root, sink: Collector, info: MonteCarloInfo) -> None:
-    """The first simulation runs in place, where its use of global generators is seen."""
+    """The first simulation of a worker runs in place, where its use of global generators is seen.
+
+    Not where it would go to processes in any case, nor where it is known, and to take long: others wait meanwhile.
+    """
     how, inside = asked.how, HERE.inside
     worker = simulation(
         asked.worker, root, asked.args, asked.kwargs, seeds=asked.seeds, collect=asked.on_error == "collect",
@@ -120,18 +124,31 @@ def _one_by_one(asked: Asked, root: Root, sink: Collector, info: MonteCarloInfo)
     job = Job(run, info, how)
     job.check(asked.backend)
     with held(how.native_threads):
-        before = generators()
-        if run.left:
+        before, name, known = generators(), key(asked.worker), job.known
+        long = name in _CLEAN and known is not None and known.item_s >= KNOWN_S
+        if run.left and not long and not _leaves(asked.backend):
             HERE.inside = True
             try:
                 run.block(1)
             finally:
                 HERE.inside = inside
-        if generators() != before and (how.prefer == "threads" or _means_threads(asked.backend)):
-            named = asked.backend if how.prefer is None else f"prefer={how.prefer!r}"
-            raise ValueError(f"{named}: {GLOBAL_GENERATOR}")
+            if generators() == before:
+                if len(_CLEAN) >= MOST_KNOWN:
+                    _CLEAN.clear()
+                _CLEAN.add(name)
+            elif how.prefer == "threads" or _means_threads(asked.backend):
+                named = asked.backend if how.prefer is None else f"prefer={how.prefer!r}"
+                raise ValueError(f"{named}: {GLOBAL_GENERATOR}")
         job.rule_out(_on_threads, GLOBAL_GENERATOR, lambda: generators() != before)
         job.do(asked.backend)
+
+
+_CLEAN: set[Any] = set()  # workers that left the global generators alone
+
+
+def _leaves(backend: str) -> bool:
+    """Whether `backend` names processes, and nothing else."""
+    return backend != "auto" and all(method.ships for method in _ways(backend))
 
 
 def _on_threads(method: Method) -> bool:
@@ -141,7 +158,9 @@ def _on_threads(method: Method) -> bool:
 
 def _means_threads(backend: str) -> bool:
     """Whether `backend` names threads and leaves no other way."""
-    if backend == "auto":
-        return False
+    return backend != "auto" and all(map(_on_threads, _ways(backend)))
+
+
+def _ways(backend: str) -> Sequence[Method]:
     executor, (_, _, way) = maps.executor_named(backend), backend.partition("/")
-    return all(map(_on_threads, [executor.method(way)] if way else executor.methods))
+    return [executor.method(way)] if way else executor.methods

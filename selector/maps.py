@@ -55,6 +55,13 @@ class Facts:
         """Whether an item mostly waits: for a disk, a network, a sleep."""
         return self.cpu_s < WAITS * self.item_s
 
+    def taking(self, item_s: float) -> Facts:
+        """The same where an item takes `item_s`."""
+        if not self.item_s:
+            return Facts(item_s, item_s, item_s, self.shares, self.item_bytes)
+        change = item_s / self.item_s
+        return replace(self, item_s=item_s, cpu_s=self.cpu_s * change, own_s=self.own_s * change)
+
     def work_ns(self, method: Method, items: int, jobs: int, cores: int) -> float:
         """Nanoseconds that `items` take with `method` beyond its floor, if it shares them out perfectly."""
         if not method.parallel:

@@ -129,7 +129,7 @@ def predict(
 
 def own_chunk_s(variant: str, workers: int, cost_s: float = COST_S, run_s: float = RUN_S) -> float:
     """Seconds of the chunks that pointsman makes for a run of `run_s` on so many workers."""
-    from pointsman.kernels.map_choice import chunk_size
+    from pointsman.kernels.map_choice import chunk_sizes
     from pointsman.selector import maps
 
     n = round(run_s * workers / cost_s)
@@ -137,7 +137,7 @@ def own_chunk_s(variant: str, workers: int, cost_s: float = COST_S, run_s: float
         "map:scaling", n, maps.Facts(cost_s, cost_s, cost_s), workers, workers, against={}, require=None
     )
     choice = cast(Any, SimpleNamespace(request=request))
-    return chunk_size(choice, maps.executor_of(variant)[1]) * cost_s
+    return chunk_sizes(choice, maps.executor_of(variant)[1])(request.items) * cost_s
 
 
 # ---- measuring, and telling

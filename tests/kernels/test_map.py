@@ -13,7 +13,7 @@ import pytest
 from map_workers import Clock, known
 from pointsman.executors import registry
 from pointsman.executors.mapping import map_methods
-from pointsman.kernels import map_choice, map_pilot, map_run
+from pointsman.kernels import map_pilot, map_run
 from pointsman.kernels.map_pilot import SHORT_S, Beat, Run, lets_others_run, pilot
 from pointsman.selector import maps
 from pointsman.selector.maps import Facts
@@ -270,17 +270,6 @@ def test_a_trial_is_recorded_as_one(monkeypatch):
     pm.flush()
     rules = {rule for sketch in pm.default_selector().history.state.cells.values() for rule in sketch.chosen}
     assert "explore" in rules
-
-
-def test_chunks_are_worth_handing_over_and_keep_all_workers_busy():
-    def size(item_s, items, n_jobs=2):
-        choice = job(Run(w.square, range(items)), n_jobs=n_jobs, prefer="processes")._choose(Facts(item_s, item_s))
-        return map_choice.chunk_size(choice, registry.executor("joblib").method("loky"))
-
-    assert size(0.5, 40) * 2 <= 20  # several chunks a worker
-    assert size(1.0, 2) == 1
-    assert size(1e-4, 10_000) * 1e-4 >= 0.05  # a hundred times what a chunk costs
-    assert size(1e-4, 400) == 200  # but no worker is left without one
 
 
 # ---------------------------------------------------------------------------------------------- constraints

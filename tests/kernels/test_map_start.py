@@ -8,8 +8,8 @@ import map_workers as w
 import pointsman as pm
 import pytest
 from map_workers import Clock, known
-from pointsman.executors.mapping import Method, map_methods
-from pointsman.kernels import map_choice, map_pilot, map_run
+from pointsman.executors.mapping import map_methods
+from pointsman.kernels import map_pilot, map_run
 from pointsman.kernels.map_pilot import Run
 from pointsman.selector.maps import Facts
 from pointsman.telemetry.load import Load
@@ -105,10 +105,3 @@ def test_a_list_that_its_worker_changes_is_mapped_as_it_was():
 def test_a_scope_of_the_caller_holds_in_worker_processes():
     with pm.use("scipy"):
         assert pm.map(w.context, range(2), "joblib/loky", n_jobs=2)[0][0] == "scipy"
-
-
-@pytest.mark.parametrize("item_s", [1e-9, 1e-5, 1.0])
-@pytest.mark.parametrize("left_s", [0.0, 2.0])
-def test_chunks_hold_something_even_where_handing_over_is_said_to_cost_nothing(item_s, left_s):
-    choice = job(Run(w.square, range(1000)))._choose(Facts(item_s, item_s))
-    assert 1 <= map_choice.chunk_size(choice, Method(ships=True), left_s) <= 500
