@@ -128,7 +128,7 @@ def test_what_cannot_be_sent_runs_in_place_unless_processes_were_asked_for():
     results, info = pm.map(worker, range(6), n_jobs=2, return_info=True)
     assert [x for x, _ in results] == list(range(6))
     assert (info.variant, info.failures[0][:2]) == ("sequential", ("joblib/loky", Failure.UNSUPPORTED))
-    again = pm.map(worker, range(6), n_jobs=2, return_info=True)[1]
+    again = pm.map(known(worker, PYTHON), range(6), n_jobs=2, return_info=True)[1]
     assert not again.failures  # the breaker keeps the next run from trying
     assert {"joblib/loky", "mpi"} <= set(dict(again.decision.excluded))
     with pytest.raises(pm.NoCandidateError, match="must be picklable"):
