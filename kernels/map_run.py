@@ -22,7 +22,8 @@ from ..selector.maps import WAITS, Facts
 from ..selector.shared import default_selector
 from ..telemetry.load import LoadMeter
 from ..telemetry.outcome import Failure, Outcome, Site
-from .map_choice import LONGEST_S, chunk_sizes, nothing_left, request_of, resited
+from . import forgone
+from .map_choice import LONGEST_S, by_costs, chunk_sizes, nothing_left, request_of, resited
 from .map_info import MapInfo
 from .map_pilot import BLOCK_S, SHORT_S, Run, pilot
 from .map_worker import key, scoped, worker_name
@@ -66,6 +67,7 @@ class Job:
         self._rule = ""
         self._free: int | None = None  # cores that others leave; None: not looked
         self._against: dict[str, str] = {}
+        self._promised: dict[str, float] | None = None  # what pools would have saved that have yet to start
         self._never: Callable[[], dict[str, str]] = dict
 
     def rule_out(self, which: Callable[[Method], bool], why: str, whether: Callable[[], bool]) -> None:
@@ -108,7 +110,7 @@ class Job:
         HERE.inside = True
         try:
             facts = known = self.known if _KNOWN else None
-            if _plain() and (known is None or known.item_s < KNOWN_S):
+            if by_costs() and (known is None or known.item_s < KNOWN_S):
                 facts = pilot(run, known)
                 if facts is None:
                     self._in_place(TOO_SHORT)
@@ -191,9 +193,10 @@ class Job:
         Items run in place while the cores are watched, and nothing is lost by it.
         """
         run, candidate, request = self.run, choice.decision.candidate(variant), request_of(choice)
-        if candidate is None or not candidate.cold_s or self._rule in ("required", "override", "explore"):
+        executor, method = maps.executor_of(variant)
+        if candidate is None or not method.ships or self._rule in ("required", "override", "explore"):
             return False
-        if not request.methods[variant].ships:
+        if not executor.start_s(choice.variants[variant]):
             return False
         if self._free is None:
             meter, began = LoadMeter(), run.clock()
@@ -216,7 +219,7 @@ class Job:
         past, measured = maps.remembered(engine.history.state, name)
         if not facts.item_s and past is not None:
             facts = past
-        against = maps.objections(facts, self._how.prefer, measured, asked=require, patient=not _plain())
+        against = maps.objections(facts, self._how.prefer, measured, asked=require, patient=not by_costs())
         jobs, free = workers(self._how.n_jobs), self._free or cores()
         against |= self._against | self._never()
         if require is not None:
@@ -224,9 +227,13 @@ class Job:
             against |= ruled_out
             if there is not None and self._how.n_jobs is None:
                 jobs = free = there
-        request = maps.request(name, self.run.left, facts, jobs, free, against=against, require=require)
+        request = maps.request(
+            name, self.run.left, facts, jobs, free, against=against, require=require, forgone=forgone.SECONDS
+        )  # fmt: skip
         choice = engine.choose(request)
         engine.adopt(choice)
+        if self._promised is None:
+            self._promised = forgone.promised(choice)
         self._info.decision, self._info.item_s = choice.decision, facts.item_s
         return choice
 
@@ -256,6 +263,7 @@ class Job:
                 choice = resited(choice, "sequential", run.done - first, facts)
             self._record(choice, "sequential", time.perf_counter() - began)
             _remember(run.worker, facts)
+            forgone.add(self._promised or {})
         return learned
 
     # ------------------------------------------------------------------------------------------ workers
@@ -340,6 +348,8 @@ class Job:
                 getattr(runs, "close", bool)()
             took, cpu_s = time.perf_counter() - started, time.process_time() - cpu_s
         start_s = min(max(0.0, begin - started), took) if cold else 0.0
+        if method.ships:
+            forgone.used()
         if cold:
             executor.started(method, start_s)
             start = Outcome(Site("import", variant, "", "", ""), engine.history.now(), start_s, import_s=start_s)
@@ -386,12 +396,3 @@ def _remember(worker: Any, facts: Facts) -> None:
     if len(_KNOWN) >= MOST_KNOWN:
         _KNOWN.clear()
     _KNOWN[key(worker)] = facts
-
-
-def _plain() -> bool:
-    """Whether nothing but the costs decides: then the pilot may run first, in place."""
-    now = settings.current()
-    wishes = (settings.scope(), now.force, now.prefer)
-    if any(name is not None and registry.executor(name).capabilities.map for name in wishes):
-        return False
-    return "sequential" not in now.disable

@@ -206,6 +206,9 @@ class Engine:
     def _option(self, request: Request, variant: Variant, site: Site) -> Option:
         import_s = 0.0 if registry.imported(variant.backend) else registry.import_cost_s(variant.backend)
         start_s = registry.executor(variant.backend).start_s(variant) + variant.pending_import_s
+        repaid_s = request.repaid_s(variant)
+        if repaid_s:
+            import_s, start_s = max(0.0, import_s - max(0.0, repaid_s - start_s)), max(0.0, start_s - repaid_s)
         return Option(
             variant.name, variant.backend, variant.device, site, import_s, start_s, self.is_warm(request, variant),
             compiles(variant) == "shape", request.least_s(variant),

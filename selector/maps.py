@@ -85,6 +85,7 @@ class MapRequest(Request):
     cores: int = 1
     methods: Mapping[str, Method] = field(default_factory=dict)
     own: Operation | None = None
+    forgone: Mapping[str, float] = field(default_factory=dict)
 
     def known_operation(self) -> Operation | None:
         """The worker's operation, with what speaks against each variant now."""
@@ -102,6 +103,10 @@ class MapRequest(Request):
         """What the items took in place, perfectly shared: no curve of other sizes knows better."""
         return SHARED * self.work_of(variant) * 1e-9 if self.facts.item_s else 0.0
 
+    def repaid_s(self, variant: Variant) -> float:
+        """What earlier maps forwent because it would have had to start."""
+        return self.forgone.get(variant.name, 0.0)
+
     def bytes_of(self, variant: Variant) -> int:
         """Items and results, where they exist twice."""
         return self.items * self.facts.item_bytes if self.methods[variant.name].ships else 0
@@ -118,9 +123,16 @@ class MapRequest(Request):
 
 
 def request(
-    name: str, items: int, facts: Facts, jobs: int, cores: int, *, against: Mapping[str, str], require: str | None
-) -> MapRequest:
-    """The request for a map; `against` holds, by variant, the sentence why it must not run now."""
+    name: str, items: int, facts: Facts, jobs: int, cores: int, *, against: Mapping[str, str], require: str | None,
+    forgone: Mapping[str, float] | None = None,
+) -> MapRequest:  # fmt: skip
+    """The request for a map.
+
+    Parameters
+    ----------
+    against : by variant, the sentence why it must not run now.
+    forgone : by variant, the seconds that earlier maps would have taken less, had its workers been started.
+    """
     methods, variants = {}, []
     for variant, executor, method in map_methods():
         methods[variant] = method
@@ -135,6 +147,7 @@ def request(
         name, shapes, DTYPE, parameters, require=require, shape_class=shape_class(shapes), detail=detail_of(parameters),
         facts=facts, items=items, jobs=jobs, cores=cores, methods=methods,
         own=Operation(name=name, variants=tuple(variants), protected=True),  # nobody's worker is sent anywhere on trial
+        forgone=forgone or {},
     )  # fmt: skip
 
 

@@ -113,6 +113,10 @@ class Request:
         """Seconds that `variant` cannot take less than, whatever was learned; 0.0 where nothing says so."""
         return 0.0
 
+    def repaid_s(self, variant: Variant) -> float:  # noqa: ARG002
+        """Seconds of importing and starting `variant` that need not be repaid any more."""
+        return 0.0
+
     def bytes_of(self, variant: Variant) -> int:
         """Bytes of operands, result and the variant's workspace, at this dtype."""
         if self.bytes is not None:

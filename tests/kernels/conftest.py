@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pointsman.executors import mapping, registry
 from pointsman.executors.mapping import map_methods
-from pointsman.kernels import map_run
+from pointsman.kernels import forgone, map_run
 
 
 @pytest.fixture
@@ -14,6 +14,7 @@ def four_cores_and_warm_pools(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("joblib", "dask", "ray", "mpi"):
         registry.ensure(name)
     monkeypatch.setattr(map_run, "_KNOWN", {})
+    monkeypatch.setattr(forgone, "SECONDS", {})
     for module in (map_run, mapping):
         monkeypatch.setattr(module, "cores", lambda: 4)
     for _, executor, _ in map_methods():

@@ -9,7 +9,7 @@ import pointsman as pm
 import pytest
 from map_workers import Clock, known
 from pointsman.executors.mapping import map_methods
-from pointsman.kernels import map_pilot, map_run
+from pointsman.kernels import forgone, map_pilot, map_run
 from pointsman.kernels.map_pilot import Run
 from pointsman.selector.maps import Facts
 from pointsman.telemetry.load import Load
@@ -55,6 +55,30 @@ def test_a_first_pool_starts_only_where_cores_are_free_and_the_gain_is_safe(cold
     found.do("auto")
     assert run.sink.out == list(range(items))
     assert found._info.variant == expected
+
+
+def test_runs_too_short_to_repay_a_start_repay_it_together(cold_pool):
+    """Each gains 1 s by workers that take 1 s to start: a single one never does, however often it comes."""
+    cold_pool(0.0)
+    clock, variants = Clock(), []
+    for _ in range(2):
+        run = Run(known(clock.worker(0.5), PYTHON), range(6), clock=clock)
+        found = job(run)
+        found.do("auto")
+        assert run.sink.out == list(range(6))
+        variants.append(found._info.variant)
+    assert variants == ["sequential", "joblib/loky"]
+
+
+def test_what_was_forgone_repays_one_start_only(cold_pool):
+    cold_pool(0.0)
+    clock = Clock()
+    run = Run(known(clock.worker(0.5), PYTHON), range(6), clock=clock)
+    job(run).do("auto")
+    assert forgone.SECONDS["joblib/loky"] > 1.0
+    assert forgone.SECONDS["mpi"] > 1.0
+    job(Run(known(clock.worker(0.5), PYTHON), range(6), clock=clock)).do("auto")
+    assert not forgone.SECONDS
 
 
 def test_a_pool_that_has_to_start_must_repay_its_start(monkeypatch):
