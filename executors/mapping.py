@@ -29,7 +29,7 @@ CHUNKS_A_WORKER = 4
 
 COMMON: Mapping[str, str] = {
     "n_jobs": "workers at a time; None: the cores that this process may use; -1: the same, -2: all but one",
-    "chunk_size": "items that are handed over together; None: as many as make the hand-over cheap",
+    "chunk_size": "items that are handed over together; None: long chunks first, shorter ones at the end",
     "native_threads": "BLAS and OpenMP threads in each worker process",
 }
 """Options of every map backend. A backend's own stand in its `options`."""
