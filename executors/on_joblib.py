@@ -224,7 +224,7 @@ def _engine(backend: str) -> Any:
 
             It hands out the next one itself when one is done, under a lock: with that held, none is on its way there.
             """
-            queued = getattr(self._workers, "_work_ids", None) if hasattr(self, "_workers") else None
+            queued = getattr(getattr(self, "_workers", None), "_work_ids", None)  # threads have none
             held = self.parallel._lock.acquire(timeout=1.0)
             try:
                 with suppress(queue.Empty):

@@ -19,12 +19,15 @@ SECONDS: dict[str, float] = {}
 
 
 def promised(choice: Choice) -> dict[str, float]:
-    """The seconds that each variant would save that has yet to start, if it ran."""
-    request = request_of(choice)
-    here_s = request.items * request.facts.item_s
-    gains = {found.variant: here_s - found.prediction.seconds for found in choice.decision.candidates}
-    cold = {variant: maps.executor_of(variant)[0].start_s(choice.variants[variant]) > 0.0 for variant in gains}
-    return {variant: gain_s for variant, gain_s in gains.items() if gain_s > 0.0 and cold[variant]}
+    """The seconds that each variant would save that has yet to start, if it ran; nothing where others run already."""
+    request, gains, started = request_of(choice), dict[str, float](), False
+    for found in choice.decision.candidates:
+        executor, method = maps.executor_of(found.variant)
+        if method.ships and not executor.start_s(choice.variants[found.variant]):
+            started = True
+        elif method.ships:
+            gains[found.variant] = request.items * request.facts.item_s - found.prediction.seconds
+    return {} if started else {variant: gain_s for variant, gain_s in gains.items() if gain_s > 0.0}
 
 
 def add(seconds: Mapping[str, float]) -> None:

@@ -15,8 +15,8 @@ from ..executors.errors import RAISED
 from ..executors.mapping import each
 from ..selector.maps import Facts
 
-SHORT_S = 0.012
-"""A rest that takes less is run in place without further thought: to decide and to hand over take half as long."""
+SHORT_S = 0.02
+"""A rest that takes less is run in place without further thought: to decide may take 3 % of it."""
 BLOCK_S = 0.005
 """Seconds between two looks at the clock."""
 WATCH_S = 0.012

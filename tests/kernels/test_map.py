@@ -159,7 +159,7 @@ def test_the_pilot_ends_only_where_the_rest_is_long():
     run = Run(clock.worker(0.001), range(200), clock=clock)
     assert pilot(run, PYTHON) is not None
     assert run.left * 0.001 >= SHORT_S
-    run = Run(clock.worker(0.001), range(12), clock=clock)
+    run = Run(clock.worker(0.001), range(20), clock=clock)
     assert pilot(run, PYTHON) is None
     assert run.left == 0
 

@@ -70,6 +70,14 @@ def test_runs_too_short_to_repay_a_start_repay_it_together(cold_pool):
     assert variants == ["sequential", "joblib/loky"]
 
 
+@pytest.mark.parametrize(("warm", "some"), [("joblib/loky", False), ("ray", False), ("threads", True), ("none", True)])
+def test_nothing_is_forgone_where_processes_of_another_backend_run_already(monkeypatch, warm, some):
+    for _, executor, _ in map_methods():
+        monkeypatch.setattr(executor, "start_s", lambda variant: 0.0 if variant.name == warm else 1.0)
+    choice = job(Run(w.square, range(40)))._choose(PYTHON)
+    assert bool(forgone.promised(choice)) is some
+
+
 def test_what_was_forgone_repays_one_start_only(cold_pool):
     cold_pool(0.0)
     clock = Clock()
