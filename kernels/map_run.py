@@ -131,7 +131,8 @@ class Job:
                 self._choose(Facts(0.0), backend)  # the error that says what to install
             self._in_place(why)
             return
-        choice = self._choose(self.known or Facts(0.0), backend)
+        first = Facts(0.0).taking(self.run.item_s) if self.run.done else Facts(0.0)
+        choice = self._choose(self.known or first, backend)
         self._rule, self._info.reason = choice.decision.rule, "it was asked for"
         if self.run.left:
             self._pool(choice, choice.decision.variant)
