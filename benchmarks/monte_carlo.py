@@ -1,7 +1,7 @@
 """Monte Carlo runs against a plain loop, hand-written code and each other: `python -m benchmarks.monte_carlo`.
 
 Arguments: `--only TABLE` (again for more of them), `--quick`, `--json FILE`, and `--write`, which puts the tables into
-monte_carlo.md here and into docs/scaling.md. Each table takes minutes, less than five. Answers are compared before
+monte_carlo.md here and into docs/scaling.md. Each table takes one to seven minutes. Answers are compared before
 anything is timed, and what is compared takes turns. Nothing of the user's own is read or written.
 """
 
