@@ -281,7 +281,7 @@ class Job:
             chunks = list(run.sink.cut(run.items, first, chunk_sizes(choice, method, min(LONGEST_S, left_s / 10))))
         info.variant, info.in_place = chosen, first
         info.n_jobs, info.chunks = request_of(choice).jobs, len(chunks)
-        info.chunk_size = max(len(part) for _, part in chunks)
+        info.chunk_size = max((len(part) for _, part in chunks), default=0)
 
         def attempt(variant: str) -> Attempt:
             left = [chunk for chunk in chunks if chunk[0] not in done]
