@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import map_workers as w
@@ -24,8 +25,14 @@ def chunks(method, work, given, **options):
 def test_results_are_given_when_they_come_and_not_when_joblib_looks(method, number, monkeypatch):
     """joblib looks for results every 10 ms, and for the end of a run too."""
     assert len(list(chunks(method, each(w.square), chunked(range(4), 1)))) == 4  # the workers run
-    slept, sleep = [], time.sleep
-    monkeypatch.setattr(time, "sleep", lambda seconds: (slept.append(seconds), sleep(seconds)))
+    slept, sleep, caller = [], time.sleep, threading.get_ident()
+
+    def noted(seconds):
+        if threading.get_ident() == caller:
+            slept.append(seconds)
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", noted)
     found = chunks(method, each(w.square), chunked(range(number), 1))
     assert sorted(results[0] for _, results, _, _ in found) == [i * i for i in range(number)]
     assert not [seconds for seconds in slept if seconds > 1e-3]
