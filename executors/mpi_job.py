@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from . import mpi_rank
-from .deadline import left_s
+from .deadline import arrived, left_s
 from .errors import BackendUnavailableError
 from .mapping import WorkerDiedError
 from .native import VARIABLES
@@ -64,12 +64,7 @@ class Shared:
 
     def receive(self, until: float | None) -> tuple[int, str, bytes]:
         """(number, kind, body) of what is done next; a RunTimeoutError where nothing is in time."""
-        while self._found.empty():
-            try:
-                return self._found.get(timeout=left_s(until))
-            except queue.Empty:
-                continue  # and `left_s` raises
-        return self._found.get()
+        return arrived(self._found, until)
 
     def leave(self, out: set[int], patience_s: float) -> bool:  # noqa: ARG002 (nothing can end a chunk here)
         """Drop what does not run yet. True: these ranks go on."""

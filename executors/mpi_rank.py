@@ -37,7 +37,7 @@ Header = tuple[list[str], str, int, bytes]
 # ---------------------------------------------------------------------------------------------- ranks that compute
 
 _WORKS: dict[str, Any] = {}
-_CAPPED: list[int] = []  # native threads, and how many modules there were: what loads a library imports something
+_LIBRARIES: dict[str, Any] = {}  # how many modules there were, and the libraries with threads of their own then
 
 
 def settle() -> None:
@@ -98,9 +98,9 @@ def _begin(token: str, header: Header) -> None:
     for name in ("OMP", "OPENBLAS", "MKL", "BLIS", "VECLIB_MAXIMUM"):  # for what is loaded from now on
         os.environ[f"{name}_THREADS" if name.startswith("VEC") else f"{name}_NUM_THREADS"] = str(native_threads)
     work = cloudpickle.loads(pickled)
-    if [native_threads, len(sys.modules)] != _CAPPED:  # to look through the libraries takes a millisecond
-        threadpoolctl.threadpool_limits(native_threads)  # for what is loaded; chunks run on this very thread
-        _CAPPED[:] = native_threads, len(sys.modules)
+    if _LIBRARIES.get("modules") != len(sys.modules):  # to look takes a millisecond; what loads one imports something
+        _LIBRARIES.update(modules=len(sys.modules), found=threadpoolctl.ThreadpoolController())
+    _LIBRARIES["found"].limit(limits=native_threads)  # for what is loaded; chunks run on this very thread
     while len(_WORKS) >= KEEPS:
         del _WORKS[next(iter(_WORKS))]
     _WORKS[token] = work

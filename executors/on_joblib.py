@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 from ..telemetry import lifetime
 from .base import Capabilities
-from .deadline import left_s
+from .deadline import arrived, left_s
 from .errors import BackendUnavailableError, RunTimeoutError, first_line
 from .mapping import MapExecutor, Method, WorkerDiedError, as_worker, guarded, reraise
 from .native import in_thread
@@ -249,17 +249,17 @@ def _outputs(
     import joblib
 
     engine, given = _engine(backend)(), 0
-    arrived = engine.arrived
 
     def tasks() -> Iterator[Any]:
         nonlocal given
         try:
             for chunk in chunks:
+                left_s(until)  # nothing more is begun
                 given += 1
                 yield joblib.delayed(run)(chunk)
-            arrived.put(_ENDED)
+            engine.arrived.put(_ENDED)
         except Exception:
-            arrived.put(_FAILED)
+            engine.arrived.put(_FAILED)
             raise
 
     left_s(until)
@@ -268,7 +268,7 @@ def _outputs(
         outputs = parallel(tasks())
     try:
         if parallel._backend is engine:  # else joblib has found that it cannot start any, and runs them here
-            yield from _arriving(parallel, arrived, lambda: given, until)
+            yield from _arriving(parallel, engine.arrived, lambda: given, until)
         for output in outputs:
             yield output
             left_s(until)
@@ -277,15 +277,12 @@ def _outputs(
 
 
 def _arriving(
-    parallel: Any, arrived: queue.SimpleQueue[Any], given: Callable[[], int], until: float | None
+    parallel: Any, results: queue.SimpleQueue[Any], given: Callable[[], int], until: float | None
 ) -> Iterator[Any]:
     """What has come, until all has, or joblib has an error to raise."""
     taken, ended = 0, False
     while not ended or taken < given():
-        try:
-            found = arrived.get(timeout=left_s(until))
-        except queue.Empty:
-            continue  # and `left_s` raises
+        found = arrived(results, until)
         if found is _FAILED:
             return
         if found is _ENDED:

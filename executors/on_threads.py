@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any
 
 from .base import Capabilities
-from .deadline import in_time, left_s
+from .deadline import arrived, in_time, left_s
 from .errors import BackendUnavailableError
 from .mapping import MapExecutor, Method, as_worker
 from .native import in_thread
@@ -98,12 +98,7 @@ class _Crew:
 
     def take(self, until: float | None) -> tuple[bool, Any]:
         """(True, result) or (False, exception) of the next chunk that is done; a RunTimeoutError where none is."""
-        while self._results.empty():
-            try:
-                return self._results.get(timeout=left_s(until))
-            except queue.Empty:
-                continue  # and `left_s` raises
-        return self._results.get()
+        return arrived(self._results, until)
 
     def dismiss(self, *, idle: bool) -> None:
         self._stopped = True

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from ..executors import mapping, registry
+from ..executors import mapping
 from ..executors.errors import NoCandidateError
 from ..executors.mapping import Method
-from ..selector import maps, settings
+from ..selector import maps
 from ..selector.engine import Choice
 from ..selector.maps import Facts, MapRequest
 from ..telemetry.outcome import Failure
@@ -90,12 +90,3 @@ def nothing_left(choice: Choice, failures: Sequence[tuple[str, Failure, str]]) -
     error = NoCandidateError("\n".join([f"{choice.request.describe()}: not all items gave a result:", *lines]))
     error.failures = failures
     return error
-
-
-def by_costs() -> bool:
-    """Whether nothing but the costs decides: then the pilot may run first, in place."""
-    now = settings.current()
-    wishes = (settings.scope(), now.force, now.prefer)
-    if any(name is not None and registry.executor(name).capabilities.map for name in wishes):
-        return False
-    return "sequential" not in now.disable

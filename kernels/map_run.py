@@ -23,7 +23,7 @@ from ..selector.shared import default_selector
 from ..telemetry.load import LoadMeter
 from ..telemetry.outcome import Failure, Outcome, Site
 from . import forgone
-from .map_choice import LONGEST_S, by_costs, chunk_sizes, nothing_left, request_of, resited
+from .map_choice import LONGEST_S, chunk_sizes, nothing_left, request_of, resited
 from .map_info import MapInfo
 from .map_pilot import BLOCK_S, SHORT_S, Run, pilot
 from .map_worker import key, scoped, worker_name
@@ -110,7 +110,7 @@ class Job:
         HERE.inside = True
         try:
             facts = known = self.known if _KNOWN else None
-            if by_costs() and (known is None or known.item_s < KNOWN_S):
+            if maps.by_costs() and (known is None or known.item_s < KNOWN_S):
                 facts = pilot(run, known)
                 if facts is None:
                     self._in_place(TOO_SHORT)
@@ -220,7 +220,7 @@ class Job:
         past, measured = maps.remembered(engine.history.state, name)
         if not facts.item_s and past is not None:
             facts = past
-        against = maps.objections(facts, self._how.prefer, measured, asked=require, patient=not by_costs())
+        against = maps.objections(facts, self._how.prefer, measured, asked=require, patient=not maps.by_costs())
         jobs, free = workers(self._how.n_jobs), self._free or cores()
         against |= self._against | self._never()
         if require is not None:
@@ -233,7 +233,7 @@ class Job:
         )  # fmt: skip
         choice = engine.choose(request)
         engine.adopt(choice)
-        if self._promised is None:
+        if require is None and self._promised is None:
             self._promised = forgone.promised(choice)
         self._info.decision, self._info.item_s = choice.decision, facts.item_s
         return choice

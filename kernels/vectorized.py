@@ -17,8 +17,9 @@ from ..executors.fallback import Attempt, run_chain
 from ..executors.mapping import whole
 from ..executors.on_gpu import OPENCL, GpuExecutor, Simulations, takes_batches
 from ..executors.opencl import OpenCLWorker
-from ..selector import batches, settings
+from ..selector import batches
 from ..selector.batches import BatchRequest
+from ..selector.constraints import only_costs_decide
 from ..selector.engine import Choice, Engine
 from ..selector.failures import classify, import_outcome
 from ..selector.shared import default_selector
@@ -155,7 +156,7 @@ class _Batches:
         if isinstance(self._job.worker, OpenCLWorker):
             self._bytes_each = self._job.worker.bytes_each
         else:
-            if self._require in (None, "numpy", "gpu/numpy") and _plain():
+            if self._require in (None, "numpy", "gpu/numpy") and only_costs_decide("array", "numpy"):
                 over = self._pilot()
                 info.chunks = 0  # those of the pilot are told as what ran in place
                 if over:
@@ -341,12 +342,3 @@ def _length(results: Any) -> int:
 
 def _swapped(known: Callable[[BaseException, str], Failure | None], method: str, error: BaseException) -> Any:
     return known(error, method)
-
-
-def _plain() -> bool:
-    """Whether nothing but the costs decides: then the pilot on NumPy counts."""
-    now = settings.current()
-    wishes = (settings.scope(), now.force, now.prefer)
-    if any(name is not None and registry.executor(name).capabilities.array for name in wishes):
-        return False
-    return "numpy" not in now.disable

@@ -10,6 +10,7 @@ from ..executors import registry
 from ..executors.base import Capabilities, Variant
 from ..executors.breaker import Breakers
 from ..telemetry import memory
+from . import settings
 from .operations import Operation
 from .request import Request
 from .settings import Settings
@@ -203,3 +204,18 @@ def _no_room(request: Request, variant: Variant, machine: Machine) -> str | None
         where = "the host" if variant.device == "cpu" else variant.device
         return f"it needs {need / 2**20:,.0f} MiB, {where} has {free / 2**20:,.0f} MiB to spare"
     return machine.breakers.marks.why_not(place_of(request, variant), need, free)
+
+
+def only_costs_decide(kind: str, home: str) -> bool:
+    """Whether no setting or scope wishes for a backend of a kind, or against the one at home: a pilot there counts.
+
+    Parameters
+    ----------
+    kind : the capability that tells the kind, "map" or "array".
+    home : the backend of that kind that needs nothing.
+    """
+    now = settings.current()
+    wishes = (settings.scope(), now.force, now.prefer)
+    return home not in now.disable and not any(
+        name is not None and getattr(registry.executor(name).capabilities, kind) for name in wishes
+    )

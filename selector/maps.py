@@ -18,6 +18,7 @@ from ..telemetry.outcome import Failure, Site
 from ..telemetry.show import seconds
 from ..telemetry.state import State
 from . import operations, shipped
+from .constraints import only_costs_decide
 from .operations import Operation, meant
 from .request import Request
 from .signature import detail_of, shape_class
@@ -189,6 +190,11 @@ def remembered(state: State, name: str) -> tuple[Facts | None, set[str]]:
 def _middle(axis: str) -> float:
     """The middle of the half-octave class of an axis; "e" is an empty one."""
     return 0.0 if axis == "e" else 2.0 ** (int(axis) / 2.0)
+
+
+def by_costs() -> bool:
+    """Whether nothing but the costs decides where a map runs: then its pilot may run first, in place."""
+    return only_costs_decide("map", "sequential")
 
 
 def alike(variant: str, failure: Failure) -> list[str]:

@@ -7,6 +7,7 @@ import time
 
 import map_workers as w
 import pytest
+from joblib.externals.loky import process_executor
 from pointsman.executors import registry
 from pointsman.executors.errors import RunTimeoutError
 from pointsman.executors.mapping import chunked, each
@@ -38,11 +39,21 @@ def test_results_are_given_when_they_come_and_not_when_joblib_looks(method, numb
     assert not [seconds for seconds in slept if seconds > 1e-3]
 
 
-def test_what_loky_has_queued_does_not_break_it_when_the_time_is_over():
+def test_what_loky_has_queued_does_not_break_it_when_the_time_is_over(monkeypatch):
     """An error of its manager thread, which pytest makes a failure, would leave it to chance how the run ends."""
-    given = ((i, [0.05]) for i in range(1000))
+    assert len(list(chunks("loky", each(w.square), chunked(range(4), 1)))) == 4  # the workers run
+    submit, never = process_executor.ProcessPoolExecutor.submit, threading.Event()
+
+    def slowly(self, *args):
+        future = submit(self, *args)
+        if threading.current_thread() is self._executor_manager_thread:
+            never.wait(0.5)  # the time is over while a chunk is queued, and not yet handed out
+        return future
+
+    monkeypatch.setattr(process_executor.ProcessPoolExecutor, "submit", slowly)
     with pytest.raises(RunTimeoutError):
-        list(chunks("loky", each(time.sleep), given, until=time.monotonic() + 1.0, pre_dispatch="all"))
+        list(chunks("loky", each(time.sleep), ((i, [0.1]) for i in range(1000)), until=time.monotonic() + 0.3))
+    monkeypatch.undo()
     assert registry.executor("joblib").map(abs, [-1, 2], method="loky", n_jobs=2) == [1, 2]
 
 
