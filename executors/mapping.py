@@ -308,9 +308,10 @@ def each(worker: Callable[[Any], Any], noted: bool = True) -> Callable[[Chunk], 
 def guarded(work: Callable[[Any], Any]) -> Callable[[Any], tuple[bool, Any]]:
     """`work` for another process: (True, result), or (False, what `reraise` takes).
 
-    So exceptions of the worker can be told from troubles of the engine, and arrive whatever their class is like.
+    So exceptions of the worker can be told from troubles of the engine, and arrive whatever their class is like. What
+    ends the worker from outside comes out, with `SPARED` told.
     """
-    mark, here = MARK, (os.getpid(), socket.gethostname())
+    mark, spared, here = MARK, SPARED, (os.getpid(), socket.gethostname())
 
     def run(chunk: Any) -> tuple[bool, Any]:
         import multiprocessing
@@ -323,7 +324,10 @@ def guarded(work: Callable[[Any], Any]) -> Callable[[Any], tuple[bool, Any]]:
             setattr(multiprocessing.current_process(), mark, True)
         try:
             return True, work(chunk)
-        except (SystemExit, KeyboardInterrupt, GeneratorExit):  # the engine's own way to end a task or a worker
+        except (SystemExit, KeyboardInterrupt, GeneratorExit) as end:  # the engine's own way to end a task or a worker
+            codes = [frame.f_code for frame, _ in traceback.walk_tb(end.__traceback__)]
+            importing = any(c.co_name == "<module>" or c.co_filename.startswith("<frozen importlib") for c in codes)
+            vars(end)[spared] = not importing
             raise
         except BaseException as error:  # the others are for the caller: an engine would take them for a crash
             text = traceback.format_exc()
@@ -340,6 +344,14 @@ def guarded(work: Callable[[Any], Any]) -> Callable[[Any], tuple[bool, Any]]:
             return False, (error, (), {}, text)
 
     return run
+
+
+SPARED = "spared_its_process"
+"""Attribute of what has ended a worker: whether its process is as good as before.
+
+It is not where an import was cut short: Python takes the module back, but not those that it had imported by then, and
+to import one of these without its package may fail from then on.
+"""
 
 
 class RemoteTraceback(Exception):

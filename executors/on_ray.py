@@ -10,6 +10,7 @@ import atexit
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -23,7 +24,7 @@ from typing import Any, ClassVar
 from ..telemetry import lifetime
 from .base import Capabilities
 from .errors import BackendUnavailableError, first_line
-from .mapping import Method, WorkerDiedError, cores
+from .mapping import SPARED, Method, WorkerDiedError, cores
 from .parcels import Dumps, packed, parcel, paths, unpacked, unpacker
 from .warm import Engine, WarmExecutor, feed
 
@@ -284,7 +285,21 @@ def _dumps() -> Dumps:
 def _task() -> Any:
     import ray
 
-    return ray.remote(unpacker("ray.cloudpickle"))
+    unpack, spared, here = unpacker("ray.cloudpickle"), SPARED, (os.getpid(), socket.gethostname())
+
+    def run(token: str, paths: tuple[str, ...], parcel: Any, chunk: bytes) -> bytes:
+        import os
+        import socket
+
+        try:
+            return unpack(token, paths, parcel, chunk)
+        except KeyboardInterrupt as interrupt:  # by `ray.cancel`, at any line
+            if getattr(interrupt, spared, False) or (os.getpid(), socket.gethostname()) == here:
+                raise
+            # In the midst of an import, or of what we keep in the process: another process takes its place.
+            raise SystemExit(0) from None
+
+    return ray.remote(run)
 
 
 def _after_fork() -> None:

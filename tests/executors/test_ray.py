@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
 import tempfile
+
+import pointsman as pm
+import pytest
 
 SCRIPT = """
 import os, signal, sys, time
@@ -46,3 +50,42 @@ def test_a_ray_that_the_user_has_initialised_is_used_with_all_its_cpus_and_never
             env={**os.environ, "HOME": folder},
         )  # fmt: skip
     assert (done.stdout, done.returncode) == ("['pointsman: raised by item 0 of the map']\n", 0), done.stderr
+
+
+PACKAGE = """
+import os, time
+import NAME.inner
+while os.path.exists(os.path.join(os.path.dirname(__file__), "closed")):
+    time.sleep(0.01)
+from NAME.inner.task import process
+"""
+TASK = """
+import os
+import NAME.other
+
+def process(x):
+    return os.getpid()
+"""
+
+
+def by_name(x, name):
+    return importlib.import_module(name).process(x)
+
+
+@pytest.mark.parametrize("name", ["on_arrival", "in_worker"])
+def test_after_a_run_that_ended_in_the_midst_of_an_import_the_next_finds_whole_modules(name, tmp_path, monkeypatch):
+    # Of the package, half is imported when the first run's time is over: the submodule then stands without it, and
+    # whoever imports that one's own modules comes round to it again.
+    package = tmp_path / name
+    (package / "inner").mkdir(parents=True)
+    for module, text in {"__init__": PACKAGE, "other": "", "inner/__init__": "", "inner/task": TASK}.items():
+        (package / f"{module}.py").write_text(text.replace("NAME", name))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    task, closed = f"{name}.inner.task", package / "closed"
+    worker, args = (importlib.import_module(task).process, ()) if name == "on_arrival" else (by_name, (task,))
+    pm.get_backend("ray").map(abs, range(4), n_jobs=2)  # from now on the workers run
+    closed.touch()
+    with pytest.raises(pm.RunTimeoutError):
+        pm.run_monte_carlo(worker, 4, args, seed=1, backend="ray", n_jobs=2, timeout=1.0)
+    closed.unlink()
+    assert os.getpid() not in pm.run_monte_carlo(worker, 4, args, seed=1, backend="ray", n_jobs=2)
