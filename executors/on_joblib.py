@@ -25,9 +25,10 @@ from ..telemetry import lifetime
 from .base import Capabilities
 from .deadline import arrived, left_s
 from .errors import BackendUnavailableError, RunTimeoutError, first_line
-from .mapping import MapExecutor, Method, WorkerDiedError, as_worker, guarded, reraise
+from .mapping import MapExecutor, Method, WorkerDiedError, as_worker
 from .native import in_thread
 from .parcels import unsendable
+from .raised import guarded, reraise
 from .turns import in_turn, taken
 
 IDLE_S = 280.0

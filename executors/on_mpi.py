@@ -32,9 +32,10 @@ from ..telemetry import lifetime
 from .base import Capabilities
 from .deadline import in_time, left_s
 from .errors import BackendUnavailableError
-from .mapping import MapExecutor, Method, WorkerDiedError, cores, guarded, reraise
+from .mapping import MapExecutor, Method, WorkerDiedError, cores
 from .mpi_job import Job, Shared, shared_ranks
 from .parcels import packed, unsendable
+from .raised import guarded, reraise
 from .turns import in_turn, taken
 
 AHEAD = 2

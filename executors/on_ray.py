@@ -24,8 +24,9 @@ from typing import Any, ClassVar
 from ..telemetry import lifetime
 from .base import Capabilities
 from .errors import BackendUnavailableError, first_line
-from .mapping import SPARED, Method, WorkerDiedError, cores
+from .mapping import Method, WorkerDiedError, cores
 from .parcels import Dumps, packed, parcel, paths, unpacked, unpacker
+from .raised import SPARED
 from .warm import Engine, WarmExecutor, feed
 
 GRACE_S = 0.5

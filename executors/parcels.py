@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 from .errors import UnsupportedError
-from .mapping import guarded, reraise
 from .native import VARIABLES
+from .raised import guarded, reraise
 
 Dumps = Callable[[Any], bytes]
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from ..executors.errors import RunTimeoutError
 from ..executors.mapping import HERE, Chunk, each
+from ..executors.raised import guarded, reraise
 from .reducers import Reducer, State
 from .simulations import FailedSimulation
 
@@ -80,6 +81,7 @@ class Collector:
         self._missing: dict[int, int] = {}  # how many of them are still to come
         self._states: dict[int, State | None] = {}  # of leaves whose turn to be merged has not come
         self._total: State | None = None
+        self._raised: dict[int, Any] = {}  # leaf -> what its worker raised, until its turn comes
         self._merged = 0  # leaves, from the first on
         self._ask = 1  # after so many leaves
         self._unsaved: list[tuple[int, list[Any]]] = []
@@ -106,12 +108,15 @@ class Collector:
 
     def receive(self, place: int, found: Any) -> None:
         """What a worker gave for the chunk from `place` on."""
-        if self._reducer is None:
+        if self._reducer is None and self._stop_when is None:
             self.take(place, found)
             return
         with _inside():
             for leaf, index, part, failed in found:
-                if leaf is None:
+                if failed is None:  # where runs may end early, in place it might never have been begun
+                    self._raised.setdefault(index // self._size, part)
+                    self._merge()
+                elif leaf is None:
                     self._put(index, part)
                 elif not self.enough and leaf >= self._merged and leaf not in self._states:
                     self._fold(leaf, part, [FailedSimulation(*each) for each in failed])
@@ -119,9 +124,11 @@ class Collector:
 
     def work(self, worker: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """`worker` for a chunk; whole leaves of it are folded where they were run."""
-        if self._reducer is None:
-            return each(worker, False)
-        return _folded(each(worker, False), self._reducer.in_workers(), self._size, self._collect)
+        work = each(worker, False)
+        if self._reducer is None and self._stop_when is None:
+            return work
+        leaf_of = None if self._reducer is None else self._reducer.in_workers()
+        return _by_leaf(work, leaf_of, self._size, self._collect, self._stop_when is not None)
 
     def cut(self, items: Sequence[Any], first: int, size: Callable[[int], int]) -> Iterator[Chunk]:
         """Chunks of about ``size(items left)``.
@@ -229,8 +236,12 @@ class Collector:
         self._merge()
 
     def _merge(self) -> None:
-        """Merge the leaves whose turn it is, and ask whether that is enough."""
-        while self._merged in self._states and not self.enough:
+        """Merge the leaves whose turn it is, and ask whether that is enough; raise what a worker raised in the next."""
+        while not self.enough:
+            if self._merged in self._raised:
+                reraise(self._raised[self._merged])
+            if self._merged not in self._states:
+                break
             state = self._states.pop(self._merged)
             self._merged += 1
             if state is not None and self._reducer is not None:
@@ -324,30 +335,42 @@ def _inside() -> Iterator[None]:
 # A closure without globals: cloudpickle sends it by value, see `executors.mapping`.
 
 
-def _folded(
-    work: Callable[[Any], Any], leaf_of: Callable[[Sequence[Any]], Any], size: int, collect: bool
+def _by_leaf(
+    work: Callable[[Any], Any], leaf_of: Callable[[Sequence[Any]], Any] | None, size: int, collect: bool, tells: bool
 ) -> Callable[[Any], Any]:
-    """`work` that gives (leaf, None, state, failed) for whole leaves, and (None, index, results, ()) for the rest."""
+    """`work` that gives (leaf, None, state, failed) for whole leaves, and (None, index, results, ()) for the rest.
+
+    Without `leaf_of`, all is given as results. With `tells`, what a worker raises is given after what was done before
+    it, as (None, index, what `reraise` takes, None).
+    """
+    trial = guarded(work) if tells else None
 
     def run(chunk: Any) -> Any:
+        from time import perf_counter
+
         first, items = chunk
         found: list[Any] = []
-        began, seconds, at = None, 0.0, 0
+        began, seconds, at = perf_counter(), 0.0, 0
         while at < len(items):
             index = items[at]
             end = min(len(items), at + size - index % size)
             whole = end - at == size and items[end - 1] - index == size - 1
             if not whole:  # at most to where something is left out
                 end = next((k for k in range(at + 1, end) if items[k] != index + k - at), end)
-            _, results, start, took = work((first + at, items[at:end]))
-            began, seconds, at = start if began is None else began, seconds + took, end
-            if not whole:
+            part = (first + at, items[at:end])
+            good, given = (True, work(part)) if trial is None else trial(part)
+            if not good:
+                found.append((None, index, given, None))
+                break
+            _, results, _, took = given
+            seconds, at = seconds + took, end
+            if not whole or leaf_of is None:
                 found.append((None, index, results, ()))
                 continue
             failed = [value for good, value in results if not good] if collect else []
             if collect:
                 results = [value for good, value in results if good]
             found.append((index // size, None, leaf_of(results) if results else None, failed))
-        return first, found, began or 0.0, seconds
+        return first, found, began, seconds
 
     return run

@@ -105,7 +105,7 @@ def run_monte_carlo(
         (with the variance), "maximum", "minimum", "quantiles", or a dictionary of such. None: a list of all results.
     stop_when : called as ``stop_when(value, n)`` with what the run would give if it ended after n simulations; true
         ends it. Asked after 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, ... leaves, wherever they ran. What workers that were
-        further ahead gave is dropped, but an exception of one comes out.
+        further ahead gave, or raised, is dropped.
     leaf_size : simulations that are folded together, in order, before they are merged with others: part of what makes
         a reduced result what it is to the last bit.
     checkpoint : a file that keeps what is done. The same call goes on from there, also after it was killed, and with

@@ -14,10 +14,10 @@ from ..executors.fallback import Attempt, run_chain
 from ..executors.prepare import prepare
 from .engine import Choice
 from .failures import classify
-from .workload import WorkloadCharacteristics
 
 if TYPE_CHECKING:
     from .selector import IntelligentBackendSelector
+    from .workload import WorkloadCharacteristics
 
 P = ParamSpec("P")
 R = TypeVar("R")

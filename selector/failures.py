@@ -13,7 +13,7 @@ from ..executors.errors import (
     raised_by_worker,
 )
 from ..telemetry.outcome import Failure, Outcome, Site
-from .workload import DEVICES
+from .request import DEVICES
 
 CURABLE = frozenset({Failure.DRIVER, Failure.TIMEOUT})
 """Failures that running the very same code again may cure."""

@@ -8,7 +8,7 @@ from ..executors import registry
 from ..executors.errors import BackendUnavailableError
 from ..executors.table import BackendType
 from ..telemetry.outcome import Failure
-from .workload import DEVICES
+from .request import DEVICES
 
 
 def hint(preferred: str | None) -> str | None:

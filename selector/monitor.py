@@ -17,10 +17,10 @@ from ..executors.fallback import Attempt, run_chain
 from ..telemetry.outcome import Failure, Site
 from .failures import CURABLE, classify
 from .request import Request
-from .workload import WorkloadCharacteristics
 
 if TYPE_CHECKING:
     from .selector import IntelligentBackendSelector
+    from .workload import WorkloadCharacteristics
 
 perf_counter = time.perf_counter
 MOST_FORMS = 4096
@@ -55,7 +55,7 @@ class Monitor:
         except BackendUnavailableError as error:
             return self._fall_back(label, backend, func, workload, fallback, error, 0.0, ran=False)
         except AttributeError:
-            if isinstance(workload, WorkloadCharacteristics):
+            if hasattr(workload, "_key"):
                 raise
             raise TypeError(f"workload: found {workload!r}; give a WorkloadCharacteristics") from None
         started = perf_counter()

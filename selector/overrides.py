@@ -15,9 +15,8 @@ from .constraints import Machine, matches, unfit, variants_of, why_not
 from .lock import Lock, PinnedError
 from .logs import log
 from .maps import MapRequest
-from .request import Request
+from .request import DEVICES, Request
 from .settings import Settings, scope
-from .workload import DEVICES
 
 
 class Overrides:

@@ -5,13 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from math import prod
+from typing import TYPE_CHECKING
 
 from ..executors import registry
 from ..executors.base import Parameters, Shapes, Variant
 from ..telemetry.outcome import Site
 from .dtypes import itemsize
 from .operations import Operation, find, is_built_in
-from .workload import DEVICES, WorkloadCharacteristics, detail_of, shape_class
+from .signature import detail_of, shape_class
+
+if TYPE_CHECKING:
+    from .workload import WorkloadCharacteristics
+
+DEVICES = ("cpu", "gpu", "cuda")
+"""Kinds of device that a request may insist on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..executors import registry
 from ..executors.breaker import Breakers
@@ -31,7 +31,9 @@ from .operations import find, meant, names
 from .request import Request
 from .settings import SCOPE, Settings
 from .sites import Sites
-from .workload import WorkloadCharacteristics
+
+if TYPE_CHECKING:
+    from .workload import WorkloadCharacteristics
 
 T = TypeVar("T")
 MOST_WORKLOADS = 8192
@@ -116,13 +118,15 @@ class IntelligentBackendSelector(Keeping, Bindable):
     explain = decide
 
     def _known(self, workload: WorkloadCharacteristics, preferred: str | None) -> Known:
-        if not isinstance(workload, WorkloadCharacteristics):
-            raise no_workload(workload)
+        try:
+            key = workload._key
+        except AttributeError:
+            raise no_workload(workload) from None
         preferred = hint(preferred)
         plain = preferred is None and SCOPE.get() is None
         table = self._exact
         if plain:
-            known = table.get(workload.key)
+            known = table.get(key)
             if known is not None:
                 return known
         request = Request.from_workload(workload)
@@ -132,7 +136,7 @@ class IntelligentBackendSelector(Keeping, Bindable):
         if plain and (self._enable_learning or not self._engine.machine.breakers.any_open):
             if len(table) >= MOST_WORKLOADS:
                 table.clear()
-            table[workload.key] = known
+            table[key] = known
         return known
 
     def select(
@@ -147,6 +151,8 @@ class IntelligentBackendSelector(Keeping, Bindable):
             found = None
         if found is not None and SCOPE.get() is None:
             return found
+        from .workload import WorkloadCharacteristics  # with pydantic, which a first call on arrays need not wait for
+
         workload = WorkloadCharacteristics(
             operation_type=operation_type, data_shape=data_shape, requires_gradient=requires_gradient, dtype=dtype
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..executors import registry
 from ..executors.base import Variant
@@ -12,7 +12,9 @@ from .constraints import variants_of
 from .engine import Choice, Engine
 from .operations import find
 from .request import Request
-from .workload import WorkloadCharacteristics
+
+if TYPE_CHECKING:
+    from .workload import WorkloadCharacteristics
 
 MOST_SITES = 8192
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, mod
 from ..executors import conversion, registry
 from ..executors.base import Shapes
 from .dtypes import BY_SIZE, ITEMSIZE, canonical_dtype
+from .request import DEVICES
 from .settings import known_backends
 from .signature import NO_PARAMETERS, Parameters, detail_of, shape_class
 
@@ -23,7 +24,6 @@ Key = tuple[str, Shapes, str, str]
 """Identity of a workload: (operation, shapes, dtype, detail)."""
 
 LEVELS = ("fast", "standard", "high")
-DEVICES = ("cpu", "gpu", "cuda")
 KINDS = ("numpy", "torch", "jax", "cupy")
 ITERATIVE_CALLS = 100  # what `is_iterative` alone says about the calls to come: a loop mostly repays a compilation
 

@@ -89,6 +89,15 @@ def test_nothing_heavy_is_loaded_before_something_runs(code, tmp_path):
     assert not (LAZY - allowed) & loaded_by(code, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "call", ["run('softmax', np.ones(8))", "map(abs, range(8))", "run_monte_carlo(abs, 0, seed=1)"]
+)
+def test_a_first_call_does_not_wait_for_what_only_workloads_by_name_need(call, tmp_path):
+    loaded = loaded_by(f"import numpy as np, pointsman as pm; pm.{call}", tmp_path)
+    assert "pointsman.selector.selector" in loaded
+    assert "pydantic" not in loaded
+
+
 def test_the_heavy_libraries_are_really_there_to_be_loaded():
     libraries = [row.library for row in BACKENDS.values() if row.library]
     missing = [library for library in libraries if importlib.util.find_spec(library) is None]

@@ -146,14 +146,20 @@ def test_enough_is_asked_after_leaves_a_quarter_more_each_time():
     assert asked == [10 * k for k in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 18, 22, 27)]
 
 
-def test_a_failure_beyond_the_end_is_none_in_place():
-    def fails_late(seed):
-        if seed.spawn_key[-1] >= 12:
-            raise ArithmeticError("late")
-        return 1.0
-
-    given = {"seed": 1, "reduce": "mean", "leaf_size": 8, "stop_when": lambda value, n: True}
-    assert pm.run_monte_carlo(fails_late, 100, backend="sequential", **given).n == 8
+@pytest.mark.parametrize("backend", ["auto", *METHODS])
+@pytest.mark.parametrize("chunk_size", [None, 1, 100], ids=["own chunks", "single", "one chunk"])
+@pytest.mark.parametrize("reduce", [None, pm.reducers.Moments()], ids=["list", "reduced"])
+def test_what_fails_beyond_the_end_of_a_run_fails_nowhere_and_what_fails_before_it_everywhere(
+    backend, chunk_size, reduce
+):
+    given = {"seed": 1, "leaf_size": 8, "reduce": reduce, "stop_when": lambda value, n: n >= 32, "backend": backend,
+             "n_jobs": 2, "chunk_size": chunk_size}  # fmt: skip
+    for first_to_fail in (32, 36, 40):
+        found = pm.run_monte_carlo(w.fails_from, 100, (first_to_fail,), **given)
+        assert repr(found) == repr(pm.run_monte_carlo(w.normal, 32, seed=1, leaf_size=8, reduce=reduce))
+    with pytest.raises(ArithmeticError, match="late") as caught:
+        pm.run_monte_carlo(w.fails_from, 100, (31,), **given)
+    assert "raised by simulation 31;" in caught.value.__notes__[0]
 
 
 def test_what_the_callers_functions_run_has_its_part_of_the_cores_and_waits_for_nobody():

@@ -47,6 +47,12 @@ def fails_at_seven(seed: np.random.SeedSequence) -> float:
     return float(np.random.default_rng(seed).random())
 
 
+def fails_from(seed: np.random.SeedSequence, first: int) -> float:
+    if seed.spawn_key[-1] >= first:
+        raise ArithmeticError("late")
+    return normal(seed)
+
+
 def fails_twice(seed: np.random.SeedSequence, folder: str) -> int:
     """Fails the first two times that it runs, of each simulation; its results are the seeds' own."""
     place = Path(folder) / str(seed.spawn_key[-1])
