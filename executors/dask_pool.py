@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -17,6 +15,7 @@ from functools import cache
 from typing import Any
 
 from ..telemetry import lifetime
+from . import scratch
 from .native import VARIABLES
 
 START_S, CLOSE_S = 60.0, 3.0
@@ -81,7 +80,7 @@ def start(jobs: int, *, threads: bool) -> Pool:
     ------
     OSError, RuntimeError : they cannot be started here; nothing is left of them.
     """
-    pool = Pool(None, jobs, None, tempfile.mkdtemp(prefix="pointsman-dask-"))
+    pool = Pool(None, jobs, None, scratch.make("pointsman-dask-"))
     _hush(1)
     try:
         _start(pool, threads)
@@ -103,7 +102,7 @@ def end(pool: Pool) -> None:
         process.wait()
         if process.stdin is not None:
             process.stdin.close()
-    shutil.rmtree(pool.folder, ignore_errors=True)
+    scratch.remove(pool.folder)
     _hush(-1)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -22,6 +21,7 @@ from functools import cache
 from typing import Any, ClassVar
 
 from ..telemetry import lifetime
+from . import scratch
 from .base import Capabilities
 from .errors import BackendUnavailableError, first_line
 from .mapping import Method, WorkerDiedError, cores
@@ -143,7 +143,7 @@ class RayExecutor(WarmExecutor):
                 with _as_it_was():
                     _connect(address) if address else _init(cpus, folder)
             except (OSError, RuntimeError, ValueError, ImportError) as error:
-                shutil.rmtree(folder, ignore_errors=True)
+                scratch.remove(folder)
                 where = f"Ray does not answer at {address!r}" if address else "Ray cannot start here"
                 raise BackendUnavailableError(f"{where}: {first_line(error)}") from error
             except BaseException:  # Ctrl-C
@@ -176,7 +176,7 @@ def _cpus() -> int:
 def _folder() -> str:
     """A new one for a session; below it Ray has sockets, whose whole path must not exceed 107 characters."""
     usual = tempfile.gettempdir()
-    return tempfile.mkdtemp(prefix="pm-ray-", dir=usual if len(usual) < MOST_PATH else "/tmp")
+    return scratch.make("pm-ray-", usual if len(usual) < MOST_PATH else "/tmp")
 
 
 def _init(n_jobs: int, folder: str) -> None:
@@ -199,8 +199,7 @@ def _end(pool: Pool) -> None:
     if ray is not None:
         with suppress(Exception):
             ray.shutdown(wait_for_processes=True)
-    if pool.folder:
-        shutil.rmtree(pool.folder, ignore_errors=True)
+    scratch.remove(pool.folder)
 
 
 @contextmanager

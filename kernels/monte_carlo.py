@@ -24,7 +24,7 @@ from .monte_carlo_run import Asked, opened, root_in, simulate
 from .progress import shown
 from .reducers import reducer_of
 from .simulations import SEEDS, FailedSimulation, Root, root_of, simulation
-from .vectorized import is_vectorized
+from .vectorized import is_vectorized, run_alone
 
 R = TypeVar("R")
 _log = logging.getLogger("pointsman")
@@ -195,15 +195,17 @@ def run_monte_carlo(
 def replay(
     worker: Callable[..., R], seed: Any, index: int, worker_args: Sequence[Any] = (),
     worker_kwargs: Mapping[str, Any] | None = None, *, spawn_key: Sequence[int] = (), seeds: str = "sequence",
-    native_threads: int = 1,
+    native_threads: int = 1, vectorized: bool = False, backend: str = "auto",
 ) -> R:  # fmt: skip
     """One simulation of a run alone, here, with the very seed that it had there.
 
     Parameters
     ----------
-    worker, seed, worker_args, worker_kwargs, seeds, native_threads : as they were given to `run_monte_carlo`; `seed`
-        and `spawn_key` stand in its info and in the note of an exception.
+    worker, seed, worker_args, worker_kwargs, seeds, native_threads, vectorized : as they were given to
+        `run_monte_carlo`; `seed` and `spawn_key` stand in its info and in the note of an exception.
     index : which simulation.
+    backend : where a vectorised worker computes a batch of this one simulation: "auto", NumPy; "gpu/torch",
+        "gpu/torch@cuda:0", as of a run. Any other runs here, whatever is given.
 
     Returns
     -------
@@ -215,6 +217,9 @@ def replay(
     root = root_of(seed)
     if spawn_key:
         root = Root(root.entropy, tuple(spawn_key))
+    if vectorized or is_vectorized(worker, backend):
+        alone: R = run_alone(worker, index, worker_args, worker_kwargs or {}, root, backend)
+        return alone
     with held(native_threads):
         result: R = simulation(worker, root, worker_args, worker_kwargs or {}, seeds=seeds)(index)
     return result

@@ -92,6 +92,26 @@ def run_vectorized(
     return info
 
 
+def run_alone(
+    worker: Callable[..., Any], index: int, args: Sequence[Any], kwargs: Mapping[str, Any], root: Root, backend: str
+) -> Any:
+    """The result of one simulation, in a batch of its own; without a library's name on NumPy, or in OpenCL."""
+    if not takes_batches(worker):
+        raise TypeError(f"worker {worker!r}: {NOT_VECTORISED}")
+    is_opencl = isinstance(worker, OpenCLWorker)
+    batches.required(backend, is_opencl)
+    library, _, device = backend.partition("/")[2].partition("@")
+    library = library or (OPENCL if is_opencl else "numpy")
+    executor = registry.ensure(batches.BACKEND)[0]
+    assert isinstance(executor, GpuExecutor)
+    if library != OPENCL:
+        device = device or registry.ensure(library)[0].capabilities.home
+    job = Simulations(worker, functools.partial(keys, root), index + 1, tuple(args), dict(kwargs))
+    runs = executor.run_batches(job, method=library, device=device or "cpu", first=index, batch_size=1)
+    [(_, results, _)] = runs
+    return rows(results)[0]
+
+
 def check_batches(options: Mapping[str, Any], refused: Mapping[str, tuple[Any, Any]]) -> bool:
     """Raise for what a run of batches has no use for: (found, what it must be left at) by name; whether it is pure."""
     for name, (found, default) in refused.items():

@@ -76,6 +76,33 @@ def test_seeds_are_those_of_any_other_run():
     np.testing.assert_array_equal(first, pm.run_monte_carlo(w.uniforms, 5, seed=info.seed, vectorized=True))
 
 
+@pytest.mark.parametrize("backend", ["auto", "gpu", *HOST])
+def test_one_simulation_of_a_batch_can_be_replayed_alone(backend):
+    def fails_at_three(keys, n, *, xp):
+        first = pm.draws.uniform(keys, n, xp)
+        if bool(xp.any(first[:, 0] == w.uniforms(draws.keys(42, 4), 2, xp=np)[3, 0])):
+            raise ArithmeticError("three")
+        return first
+
+    found = pm.run_monte_carlo(w.mean_and_extremes, 40, (12,), seed=42, vectorized=True, backend=backend)
+    alone = pm.replay(w.mean_and_extremes, 42, 7, (12,), vectorized=True, backend=backend)
+    assert list(alone) == ["mean", "ends", "first"]
+    np.testing.assert_array_equal(alone["first"], found[7]["first"])
+    np.testing.assert_allclose(alone["mean"], found[7]["mean"], rtol=1e-12)
+    with pytest.raises(ArithmeticError, match="three"):
+        pm.replay(fails_at_three, 42, 3, (2,), vectorized=True, backend=backend)
+    np.testing.assert_array_equal(
+        pm.replay(fails_at_three, 42, 4, (2,), vectorized=True, backend=backend), draws.uniform(draws.keys(42, 5), 2)[4]
+    )
+
+
+def test_what_is_not_vectorised_or_runs_nowhere_is_not_replayed_as_such():
+    with pytest.raises(TypeError, match="a vectorised worker has a parameter xp"):
+        pm.replay(abs, 1, 0, vectorized=True)
+    with pytest.raises(ValueError, match="does not run on 'gpu/tosch'"):
+        pm.replay(w.uniforms, 1, 0, vectorized=True, backend="gpu/tosch")
+
+
 @pytest.mark.parametrize("backend", ["auto", *HOST])
 def test_results_have_the_distribution_of_plain_simulations(backend):
     """The mean of 12 normal numbers is normal with variance 1/12; an option has the price of Black and Scholes."""
@@ -107,6 +134,7 @@ def test_opencl_runs_what_is_written_for_it():
     expected = draws.normal(draws.keys(1, 500), 3, stream=5).sum(axis=1)
     np.testing.assert_allclose(np.array(found)[:, 0], expected, rtol=1e-12, atol=1e-12)
     assert info.variant == "gpu/opencl"
+    np.testing.assert_allclose(pm.replay(worker, 1, 9, (3, 1.0, np.zeros(3))), found[9], rtol=1e-12)
     with pytest.raises(ValueError, match="OpenCLWorker does not run on 'gpu/torch'; it does on: gpu/opencl"):
         pm.run_monte_carlo(worker, 500, (3, 1.0, np.zeros(3)), backend="gpu/torch")
     with pytest.raises(TypeError, match="worker_args"):
