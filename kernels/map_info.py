@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from ..selector.decision import Decision
 from ..telemetry.outcome import Failure
+from ..telemetry.show import paragraph
 from ..telemetry.show import seconds as readable
 
 
@@ -39,6 +40,18 @@ class MapInfo:
 
     def explain(self) -> str:
         """The same as text for people."""
+        return "\n".join([*self._lines(), *(self.decision.explain().splitlines() if self.decision else [])])
+
+    __str__ = explain
+
+    def _repr_html_(self) -> str:
+        """The same as a notebook shows it; names and messages in it are escaped."""
+        first, *rest = self._lines()
+        decision = self.decision._repr_html_() if self.decision else ""
+        return "".join([paragraph(first, strong=True), *(paragraph(line.strip()) for line in rest), decision])
+
+    def _lines(self) -> list[str]:
+        """What is told before the decision."""
         lines = [f"{self._what()} in {readable(self.seconds)} on {self.variant}: {self.reason}"]
         if self.chunks:
             lines.append(
@@ -46,10 +59,7 @@ class MapInfo:
                 f"{self.chunk_size} or fewer on {self.n_jobs} workers"
             )
             lines.append(f"   one after the other they would have taken {readable(self._count() * self.item_s)}")
-        lines += [f"   {name} failed, {failure}: {message}" for name, failure, message in self.failures]
-        return "\n".join([*lines, *(self.decision.explain().splitlines() if self.decision else [])])
-
-    __str__ = explain
+        return lines + [f"   {name} failed, {failure}: {message}" for name, failure, message in self.failures]
 
     def _what(self) -> str:
         return f"{self.items} items"

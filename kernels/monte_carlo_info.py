@@ -27,8 +27,7 @@ class MonteCarloInfo(MapInfo):
     resumed: int = 0
     failed: list[FailedSimulation] = field(default_factory=list)
 
-    def explain(self) -> str:
-        """The same as text for people."""
+    def _lines(self) -> list[str]:
         key = f", spawn_key={self.spawn_key!r}" if self.spawn_key else ""
         told = [f"   seed {self.seed!r}{key}"]
         if self.done < self.items:
@@ -37,8 +36,8 @@ class MonteCarloInfo(MapInfo):
             told.append(f"   {self.resumed} were done before, by the checkpoint")
         if self.failed:
             told.append(f"   {len(self.failed)} failed, the first: {self.failed[0].index}, {self.failed[0].error}")
-        first, *rest = super().explain().splitlines()
-        return "\n".join([first, *told, *rest])
+        first, *rest = super()._lines()
+        return [first, *told, *rest]
 
     def _what(self) -> str:
         done = f"{self.done} of " if self.done < self.items else ""
@@ -46,5 +45,3 @@ class MonteCarloInfo(MapInfo):
 
     def _count(self) -> int:
         return self.done
-
-    __str__ = explain

@@ -222,6 +222,25 @@ def test_a_bar_goes_to_standard_error(capsys):
     assert told.out == ""
 
 
+def test_in_a_notebook_without_widgets_it_is_plain_text_too(capsys, monkeypatch):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    pm.run_monte_carlo(w.normal, 50, seed=1, progress=True)  # a warning of rich's would be an error
+    assert "50/50" in capsys.readouterr().err
+
+
+def test_a_notebook_shows_what_a_run_tells_of_itself():
+    def loses(seed):
+        raise ArithmeticError("a < b & c")
+
+    _, info = pm.run_monte_carlo(loses, 2000, seed=5, backend="threads", n_jobs=2, on_error="collect", return_info=True)
+    shown = info._repr_html_()
+    assert "2000 simulations in" in shown
+    assert "seed 5" in shown
+    assert "2000 failed, the first: 0, ArithmeticError: a &lt; b &amp; c" in shown
+    assert info.decision._repr_html_() in shown
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
