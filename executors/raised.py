@@ -71,10 +71,8 @@ class RemoteTraceback(Exception):
 def reraise(packed: tuple[Any, tuple[Any, ...], dict[str, Any], str]) -> None:
     """Raise what `guarded` packed: of the same class, with its attributes, notes and the remote traceback."""
     error, args, attributes, text = packed
-    if getattr(error, "__traceback__", None) is not None:  # it was raised in this process
-        raise error
     if isinstance(error, type):
         error = error.__new__(error, *args)
         error.args = args
         error.__dict__.update(attributes)
-    raise error from RemoteTraceback(text)
+    raise error from (error.__cause__ or RemoteTraceback(text))  # from a thread it comes with a cause of its own

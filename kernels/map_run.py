@@ -72,8 +72,7 @@ class Job:
 
     def rule_out(self, which: Callable[[Method], bool], why: str, whether: Callable[[], bool]) -> None:
         """Have no part of it run by such methods, if `whether` says so when it is decided; `why` is the sentence."""
-        never = {variant: why for variant, _, method in map_methods() if which(method)}
-        self._never = lambda: never if whether() else {}
+        self._never = lambda: {name: why for name, _, way in map_methods() if which(way)} if whether() else {}
 
     def check(self, backend: str) -> MapExecutor | None:
         """The executor that `backend` names, None for "auto"; errors for what is unknown, and for unknown options."""

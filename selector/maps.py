@@ -215,9 +215,8 @@ def executor_of(variant: str) -> tuple[MapExecutor, Method]:
 def executor_named(backend: str) -> MapExecutor:
     """The executor of a backend or of one of its variants; a ValueError for what is unknown or maps nothing."""
     root, _, method = backend.partition("/")
-    registry.row(root)
-    executor = next((e for _, e, _ in map_methods() if e.name == root), None)
-    if executor is None:
+    executor = registry.executor(root)
+    if not isinstance(executor, MapExecutor):
         raise unknown(backend)
     executor.method(method)
     return executor

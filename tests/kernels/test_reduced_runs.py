@@ -162,6 +162,16 @@ def test_what_fails_beyond_the_end_of_a_run_fails_nowhere_and_what_fails_before_
     assert "raised by simulation 31;" in caught.value.__notes__[0]
 
 
+@pytest.mark.parametrize("backend", ["sequential", "threads"])
+def test_an_exception_keeps_its_own_cause_where_a_run_may_end_early(backend):
+    def fails(seed):
+        raise ValueError("second") from KeyError("first")
+
+    with pytest.raises(ValueError, match="second") as caught:
+        pm.run_monte_carlo(fails, 50, seed=1, stop_when=lambda value, n: False, backend=backend, n_jobs=2)
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
 def test_what_the_callers_functions_run_has_its_part_of_the_cores_and_waits_for_nobody():
     """A run inside another asks for other native threads: an error, where it would wait for itself."""
 
