@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from numbers import Integral
 from typing import Any, ClassVar
 
 from ..telemetry import hardware
@@ -144,7 +145,7 @@ class MapExecutor(Executor):
         return {
             "name": self.name,
             "description": self.description,
-            "available": self.is_available(),
+            "available": self.unusable() is None and self.is_available(),
             "parallel": any(method.parallel for method in self.methods),
             "processes": any(method.ships for method in self.methods),
             "methods": [method.name for method in self.methods if method.name],
@@ -246,14 +247,19 @@ def chunked(items: Sequence[Any], size: int, first: int = 0) -> Iterator[Chunk]:
         yield start, items[start : start + size]
 
 
-def whole(name: str, value: int | None, least: int = 1) -> int | None:
-    """`value`, a whole number of `least` or more, or None; else a TypeError or ValueError."""
-    if value is not None:
+def whole(name: str, value: int | None, least: int = 1, *, none: bool = True) -> int | None:
+    """`value`, a whole number of `least` or more, or None if `none` is; else a TypeError or ValueError."""
+    if value is not None or not none:
         if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name}: found {value!r}; give a whole number, or None")
+            raise TypeError(f"{name}: found {value!r}; give a whole number" + (", or None" if none else ""))
         if value < least:
             raise ValueError(f"{name}: found {value}; the least is {least}")
     return value
+
+
+def plain(number: Any) -> Any:
+    """A whole number of another library, such as NumPy's, as Python's own; anything else as it is."""
+    return int(number) if isinstance(number, Integral) and not isinstance(number, int) else number
 
 
 @cache

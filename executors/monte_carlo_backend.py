@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from .base import Capabilities
 from .deadline import left_s
-from .errors import BackendUnavailableError
+from .errors import BackendUnavailableError, first_line
 from .mapping import MapExecutor, Method
 
 
@@ -59,7 +59,10 @@ class MonteCarloBackend(MapExecutor):
 
     def unusable(self) -> str | None:
         """See `Executor.unusable`."""
-        return None if self.is_available() else f"{self.name} says that it is not available here"
+        try:
+            return None if self.is_available() else f"{self.name} says that it is not available here"
+        except Exception as error:  # one that is faulty must not stop what others can do
+            return f"{self.name} cannot say whether it is available: {type(error).__name__}: {first_line(error)}"
 
     def probe(self) -> None:
         """Square three numbers."""

@@ -141,7 +141,12 @@ class GpuExecutor(Executor):
                 results = run(first, asked)
             except Exception as error:
                 if asked == 1 or self.failure_of(error, method) is not Failure.OUT_OF_MEMORY:
-                    error.add_note(f"pointsman: raised by the batch of simulations {first} to {first + count - 1}")
+                    note = f"pointsman: raised by the batch of simulations {first} to {first + count - 1}"
+                    if isinstance(error, StopIteration):  # it would end this generator
+                        ended = RuntimeError("the worker raised StopIteration")
+                        ended.add_note(note)
+                        raise ended from error
+                    error.add_note(note)
                     raise
                 traceback.clear_frames(error.__traceback__)  # they hold the arrays of the batch
                 size, results = asked // 2, None

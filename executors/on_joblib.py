@@ -96,6 +96,9 @@ class JoblibExecutor(MapExecutor):
         Each chunk runs on a thread in a copy of the caller's context variables. On processes, hold `turn`.
         """
         self.check_options(options)
+        ahead = options.get("pre_dispatch")
+        if isinstance(ahead, int) and ahead < 1:  # joblib would wait for ever
+            raise ValueError(f"pre_dispatch: found {ahead!r}; the least is 1, or give text such as '2*n_jobs'")
         chosen = self.method(method)
         if n_jobs == 1 or (chosen.ships and _is_daemon()):
             yield from in_turn(work, chunks, until)

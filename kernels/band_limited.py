@@ -27,6 +27,10 @@ Work: TypeAlias = tuple[Array, Callable[[], Array]]
 """An array to write spectra to, and what makes samples of them, once; they last as long as the block."""
 
 
+Fill: TypeAlias = Callable[[Array, Array, Array, Any, Array], object]
+"""``fill(spectrum, filters, turns, factor, z)``; see `wavelet_loops`."""
+
+
 class Inverse(Protocol):
     """Whose inverse transforms."""
 
@@ -119,8 +123,9 @@ def _turns(size: int, steps: int, dtype: Any) -> Array:
 
 
 def inverses(
-    spectrum: Array, groups: list[Group], size: int, inverse: Inverse, into: Array | None = None
-) -> Iterator[tuple[slice, Array]]:
+    spectrum: Array, groups: list[Group], size: int, inverse: Inverse, into: Array | None = None,
+    fill: Fill | None = None,
+) -> Iterator[tuple[slice, Array]]:  # fmt: skip
     """Filter the lowest bins of `spectrum` and transform back, some filters at a time.
 
     Parameters
@@ -130,6 +135,7 @@ def inverses(
     size : L, length of the transforms.
     inverse : whose transforms.
     into : complex (rows, filters, L), where the samples are to stay if need be; None: in a buffer.
+    fill : writes the filtered, turned and filled up spectra of a band; None: NumPy does.
 
     Yields
     ------
@@ -144,7 +150,14 @@ def inverses(
             shape = (len(spectrum), part.stop - part.start, group.steps, size // group.steps)
             room = None if into is None else into[:, which].reshape(shape)
             with inverse.along(shape, spectrum.dtype, room) as (z, run):
-                (_whole if group.whole else _short)(spectrum, group.filters[part], z, inverse)
+                if group.whole:
+                    _whole(spectrum, group.filters[part], z, inverse)
+                elif fill is None:
+                    _short(spectrum, group.filters[part], z, inverse)
+                else:
+                    steps, apart = shape[2:]
+                    factor = spectrum.real.dtype.type(1 / apart if inverse.scaled else 1 / (steps * apart))
+                    fill(spectrum, group.filters[part], turns(size, steps, z.dtype), factor, z)
                 samples = run()
                 if room is not None and not np.may_share_memory(samples, room):  # an array of the library's own
                     np.copyto(room, samples)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..executors.mapping import whole
 from .coherence import coherence_of_batch
 from .monte_carlo import check_options, run_monte_carlo
 from .monte_carlo_info import MonteCarloInfo
@@ -101,6 +102,7 @@ class WctSignificance:
                 f"coherence: found shape {found.shape}; give ({len(self.scales)},) or ({len(self.scales)}, n), a row "
                 "for each scale that the levels were computed for"
             )
+        _in_bounds(found)
         total = self.counts.sum(axis=1)
         as_large = np.cumsum(self.counts[:, ::-1], axis=1)[:, ::-1]
         rows = np.arange(len(found)).reshape(-1, *[1] * (found.ndim - 1))
@@ -120,7 +122,7 @@ class WctSignificance:
         Returns
         -------
         PValue
-            (r + 1) / (mc_count + 1), where r pairs have a maximum as large.
+            (r + 1) / (mc_count + 1), where r pairs have a maximum as large; NaN where no point has a coherence.
         """
         found = np.asarray(coherence, np.float64)
         if found.shape != self.outside.shape:
@@ -128,7 +130,10 @@ class WctSignificance:
                 f"coherence: found shape {found.shape}, and the null series gave {self.outside.shape}; a longer plane "
                 "has larger maxima by chance: give wct_significance the series themselves, or n"
             )
-        r = int(np.sum(self.maxima >= np.nanmax(found[self.outside])))
+        there = _in_bounds(found)[self.outside]
+        if np.isnan(there).all():
+            return PValue(math.nan, math.nan, math.nan)
+        r = int(np.sum(self.maxima >= np.nanmax(there)))
         low, high = wilson(r / self.mc_count, self.mc_count)
         return PValue((r + 1) / (self.mc_count + 1), float(low), float(high))
 
@@ -185,6 +190,7 @@ def wct_significance(
     """
     need_level(significance_level)
     _check(mc_count, null, dtype, options)
+    whole("n", n)
     pair, length = _pair(al1, al2, null, n)
     need_description("wct_significance", dt, dj, s0, J, wavelet, pad=pad)
     described = _planned(length, dt, dj, s0, J, wavelet, pad)
@@ -203,6 +209,8 @@ def wct_significance(
         seed=root, engine=(engine, metadata.version(engine)), native_threads=options.get("native_threads", 1),
     )  # fmt: skip
     found = None if kept is None else kept.get(key)
+    if found is not None and not {"counts", "maxima"} <= set(found[0]):  # somebody else's file
+        found = None
     info: MonteCarloInfo | None = None
     facts: dict[str, Any]
     if found is None:
@@ -218,7 +226,7 @@ def wct_significance(
     entropy = facts["seed"]
     return WctSignificance(
         _levels(counts, significance_level), _order_statistic(maxima, significance_level), significance_level,
-        described.scales, described.periods, counts, maxima, mc_count, described.n,
+        described.scales.copy(), described.periods.copy(), counts, maxima, mc_count, described.n,
         tuple(entropy) if isinstance(entropy, list) else entropy, tuple(facts["spawn_key"]),
         pair if isinstance(pair[0], float) else None, info, outside,
     )  # fmt: skip
@@ -319,6 +327,14 @@ def _drawn(like: Any, rng: np.random.Generator, n: int, dtype: Any) -> NDArray[A
     if isinstance(like, np.ndarray):
         return phase_randomize(like, rng).astype(dtype, copy=False)
     return redden(rng.standard_normal(n, dtype=dtype.type), like)
+
+
+def _in_bounds(coherence: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`coherence`, none of which is below 0 or above 1; NaN may be there."""
+    wrong = (coherence < 0) | (coherence > 1)
+    if wrong.any():
+        raise ValueError(f"coherence: found {coherence[wrong][0]:g}; squared coherences lie from 0 to 1")
+    return coherence
 
 
 def _bins(coherence: NDArray[Any]) -> NDArray[np.intp]:

@@ -7,6 +7,7 @@ and whether enough was done is asked after a fixed number of them: nothing depen
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -182,7 +183,9 @@ class Collector:
         if self.enough or leaf < self._merged or leaf in self._states:
             return  # not needed any more, or done already
         if self._reducer is not None and len(results) == size and not self._collect and not self._resuming:
-            self._fold(leaf, self._reducer.leaf(results), [])
+            state = self._leaf(leaf, results)
+            if leaf not in self._raised:
+                self._fold(leaf, state, [])
             return
         if not isinstance(results, list):
             results = results.tolist() if results.ndim == 1 else list(results)
@@ -218,15 +221,31 @@ class Collector:
             self._merge()
             return
         part = [result for result in self._parts.pop(leaf) if type(result) is not FailedSimulation]
-        state = self._reducer.leaf(part) if part else None
+        state = self._leaf(leaf, part) if part else None
+        if leaf in self._raised:
+            return
         if self._kept is not None and self._length(leaf) == self._size:
             lost = [result for result in self.failed if result.index // self._size == leaf]
             self._keep(leaf, state, lost)
         self._states[leaf] = state
         self._merge()
 
+    def _leaf(self, leaf: int, results: Sequence[Any]) -> State | None:
+        """Fold the results of a leaf. Where a run may end early, what that raises waits for the leaf's turn."""
+        assert self._reducer is not None
+        try:
+            return self._reducer.leaf(results)
+        except Exception as error:
+            if self._stop_when is None:
+                raise
+            self._raised[leaf] = (error, (), {}, traceback.format_exc())
+            self._merge()
+            return None
+
     def _fold(self, leaf: int, state: State | None, failed: list[FailedSimulation]) -> None:
         """A whole leaf has been folded by a worker."""
+        if self.enough:  # what is kept of an earlier run may go beyond the end of this one
+            return
         self._parts.pop(leaf, None)
         self.done += self._missing.pop(leaf, self._length(leaf))
         self.failed += failed
@@ -343,7 +362,18 @@ def _by_leaf(
     Without `leaf_of`, all is given as results. With `tells`, what a worker raises is given after what was done before
     it, as (None, index, what `reraise` takes, None).
     """
-    trial = guarded(work) if tells else None
+
+    def stretch(given: Any) -> Any:
+        part, whole = given
+        _, results, _, took = work(part)
+        if not whole or leaf_of is None:
+            return False, results, (), took
+        failed = [value for good, value in results if not good] if collect else []
+        if collect:
+            results = [value for good, value in results if good]
+        return True, leaf_of(results) if results else None, failed, took
+
+    trial = guarded(stretch) if tells else lambda given: (True, stretch(given))
 
     def run(chunk: Any) -> Any:
         from time import perf_counter
@@ -357,20 +387,13 @@ def _by_leaf(
             whole = end - at == size and items[end - 1] - index == size - 1
             if not whole:  # at most to where something is left out
                 end = next((k for k in range(at + 1, end) if items[k] != index + k - at), end)
-            part = (first + at, items[at:end])
-            good, given = (True, work(part)) if trial is None else trial(part)
+            good, given = trial(((first + at, items[at:end]), whole))
             if not good:
                 found.append((None, index, given, None))
                 break
-            _, results, _, took = given
+            folded, result, failed, took = given
             seconds, at = seconds + took, end
-            if not whole or leaf_of is None:
-                found.append((None, index, results, ()))
-                continue
-            failed = [value for good, value in results if not good] if collect else []
-            if collect:
-                results = [value for good, value in results if good]
-            found.append((index // size, None, leaf_of(results) if results else None, failed))
+            found.append((index // size, None, result, failed) if folded else (None, index, result, failed))
         return first, found, began, seconds
 
     return run

@@ -41,12 +41,13 @@ from ..executors import buffers
 from ..executors.base import Parameters, Shapes, Variant
 from ..selector.portable import Portable
 from . import wavelet_plan
-from .band_limited import BLOCK, inverses
+from .band_limited import BLOCK, Fill, inverses
 from .base import Arguments, Kernel
-from .binding import CORES, in_rows
+from .binding import CORES, in_rows, numba_variant
 from .checks import dtype_name, need_array, need_samples
 from .spectra import flops
-from .wavelet_engines import Engine, on_fftw, on_numpy, on_scipy, spectra
+from .wavelet_engines import Engine, on_fftw, on_numpy, on_scipy, spectra, usual_engine
+from .wavelet_loops import build_fill
 from .wavelet_plan import Plan, plan
 from .wavelets import Array, Wavelet
 
@@ -70,7 +71,7 @@ def _validate(
     wavelet_plan.need_description("cwt", dt, dj, s0, J, wavelet, order, pad)
 
 
-def _transform(x: Array, engine: Engine, made: Plan) -> Array:
+def _transform(x: Array, engine: Engine, made: Plan, fill: Fill | None) -> Array:
     rows, dtype = in_rows(x), np.result_type(x.dtype, np.complex64)
     out = np.empty((len(rows), made.J + 1, made.n), dtype)
     groups = made.groups(x.dtype)
@@ -81,17 +82,21 @@ def _transform(x: Array, engine: Engine, made: Plan) -> Array:
             spectra(block, made, engine, spectrum)
             # Without padding the samples are made where they stay: one pass less over the result.
             into = result if made.size == made.n else None
-            for which, samples in inverses(spectrum, groups, made.size, engine.inverse, into):
+            for which, samples in inverses(spectrum, groups, made.size, engine.inverse, into, fill):
                 if into is None or not made.wavelet.analytic:
                     np.copyto(result[:, which], made.answer(samples[..., : made.n]))
     return out.reshape(*x.shape[:-1], *out.shape[1:])
 
 
-def _with(engine: Engine) -> Callable[..., Array]:
+def _with(engine: Engine, fill: Fill | None = None) -> Callable[..., Array]:
     def cwt(x: Array, **description: Any) -> Array:
-        return _transform(x, engine, plan(x.shape[-1], **description))
+        return _transform(x, engine, plan(x.shape[-1], **description), fill)
 
     return cwt
+
+
+def _compiled(fill: Fill) -> Callable[..., Array]:
+    return _with(usual_engine(), fill)
 
 
 def dense(x: Any, made: Plan, *, xp: Any) -> Any:
@@ -181,6 +186,7 @@ OPERATION = Kernel(
         Variant("numpy", "numpy", lambda: _with(on_numpy()), threads=1, **_IN_BLOCKS),
         Variant("scipy", "scipy", lambda: _with(on_scipy()), threads=1, **_IN_BLOCKS),
         Variant("scipy/threads", "scipy", lambda: _with(on_scipy(CORES)), threads=CORES, **_IN_BLOCKS),
+        numba_variant("numba", build_fill, _compiled, fuse=True, threads=1, **_IN_BLOCKS),
         Variant("fftw", "fftw", lambda: _with(on_fftw()), threads=1, **_IN_BLOCKS),
         Variant("fftw/threads", "fftw", lambda: _with(on_fftw(CORES)), threads=CORES, **_IN_BLOCKS),
     ),

@@ -101,9 +101,9 @@ def check(
         raise ValueError(f"prefer: found {prefer!r}; allowed are {', '.join(PREFER)} and None")
     if n_jobs is not None:
         workers(n_jobs)
-    if chunk_size is not None or native_threads != 1:
+    if chunk_size is not None or type(native_threads) is not int or native_threads != 1:
         whole("chunk_size", chunk_size)
-        whole("native_threads", native_threads)
+        whole("native_threads", native_threads, none=False)
     if not isinstance(backend, str):
         raise TypeError(
             f"backend: found {type(backend).__name__}; the third argument says where to run: 'auto', 'sequential', "

@@ -130,11 +130,13 @@ class Job:
                 self._choose(Facts(0.0), backend)  # the error that says what to install
             self._in_place(why)
             return
+        if not self.run.left:
+            self._in_place("what ran in place was enough")
+            return
         first = Facts(0.0).taking(self.run.item_s) if self.run.done else Facts(0.0)
         choice = self._choose(self.known or first, backend)
         self._rule, self._info.reason = choice.decision.rule, "it was asked for"
-        if self.run.left:
-            self._pool(choice, choice.decision.variant)
+        self._pool(choice, choice.decision.variant)
 
     def _why_here(self, *, asked: bool) -> str | None:
         """None, or the sentence why no worker is started whatever the items cost."""

@@ -12,6 +12,7 @@ from ..selector.adaptive import operation_name
 def worker_name(worker: Callable[..., Any]) -> str:
     """How the history knows a worker: module.qualname, and a hash of its code where it has some."""
     inner = _inner(worker)
+    inner = getattr(inner, "py_func", inner)  # Numba's functions show only the code of the one behind
     if hasattr(inner, "__code__"):
         return operation_name(inner)
     named = inner if hasattr(inner, "__qualname__") else type(inner)

@@ -8,12 +8,11 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from numbers import Real
 from typing import Any, Literal, TypeVar, overload
 
-import numpy as np
-
 from ..executors.errors import RunTimeoutError, raised_by_worker
-from ..executors.mapping import map_methods, whole
+from ..executors.mapping import map_methods, plain, whole
 from ..executors.native import held
 from ..selector.operations import meant
 from .collect import LEAF
@@ -29,6 +28,8 @@ from .vectorized import is_vectorized, run_alone
 R = TypeVar("R")
 _log = logging.getLogger("pointsman")
 ON_ERROR = ("raise", "collect")
+ENDLESS_S = 1e8
+"""A time of three years is none: engines take no longer ones."""
 
 
 @overload
@@ -158,13 +159,14 @@ def run_monte_carlo(
     True
     """
     started = time.perf_counter()
+    n_simulations, n_jobs, chunk_size, native_threads, retries, leaf_size = map(
+        plain, (n_simulations, n_jobs, chunk_size, native_threads, retries, leaf_size)
+    )
     check(worker, backend, n_jobs, prefer, chunk_size, native_threads)
-    if isinstance(n_simulations, np.integer):
-        n_simulations = int(n_simulations)
     _check(n_simulations, seeds, on_error, retries, worker_args, worker_kwargs)
     _check_end(leaf_size, timeout, stop_when, progress)
     check_options(backend_options)
-    until = None if timeout is None else time.monotonic() + timeout
+    until = None if timeout is None or timeout > ENDLESS_S else time.monotonic() + timeout
     how = How(n_jobs, prefer, chunk_size, native_threads, rerun, until, backend_options)
     asked = Asked(
         worker, n_simulations, tuple(worker_args), dict(worker_kwargs or {}), str(backend), seeds, on_error, retries,
@@ -212,7 +214,11 @@ def replay(
     object
         What it gave, or raises what it raised.
     """
-    whole("index", index, least=0)
+    index = plain(index)
+    whole("index", index, least=0, none=False)
+    whole("native_threads", native_threads, none=False)
+    if seed is None:
+        raise TypeError("seed: found None; give that of the run, which stands in its info and in an exception's note")
     _check(1, seeds, "raise", 0, worker_args, worker_kwargs)
     root = root_of(seed)
     if spawn_key:
@@ -226,9 +232,9 @@ def replay(
 
 
 def _check_end(leaf_size: int, timeout: float | None, stop_when: object, progress: object) -> None:
-    whole("leaf_size", leaf_size)
-    if leaf_size is None:
-        raise TypeError("leaf_size: found None; give a whole number")
+    whole("leaf_size", leaf_size, none=False)
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, Real)):
+        raise TypeError(f"timeout: found {timeout!r}; give seconds, or None")
     if timeout is not None and not timeout > 0:
         raise ValueError(f"timeout: found {timeout!r}; give seconds above 0, or None")
     if stop_when is not None and not callable(stop_when):
@@ -253,10 +259,8 @@ def check_options(given: Iterable[str]) -> None:
 
 
 def _check(n_simulations: object, seeds: str, on_error: str, retries: object, args: object, kwargs: object) -> None:
-    whole("n_simulations", n_simulations, least=0)  # type: ignore[arg-type]  # that is what it finds out
-    whole("retries", retries, least=0)  # type: ignore[arg-type]
-    if n_simulations is None or retries is None:
-        raise TypeError("n_simulations and retries: found None; give whole numbers")
+    whole("n_simulations", n_simulations, least=0, none=False)  # type: ignore[arg-type]  # that is what it finds out
+    whole("retries", retries, least=0, none=False)  # type: ignore[arg-type]
     for name, value, allowed in (("seeds", seeds, SEEDS), ("on_error", on_error, ON_ERROR)):
         if value not in allowed:
             raise ValueError(f"{name}: found {value!r}; allowed are {', '.join(allowed)}")

@@ -87,7 +87,7 @@ def simulate(
         raise RunTimeoutError(f"{sink.done} of {sink.n} simulations were done") from None
     finally:
         sink.close()
-    info.done, info.resumed, info.failed = sink.done, sink.resumed, sink.failed
+    info.done, info.resumed, info.failed = sink.done, sink.resumed, sorted(sink.failed, key=lambda failed: failed.index)
     return results, info
 
 

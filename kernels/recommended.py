@@ -6,7 +6,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-from ..executors.mapping import cores, whole, workers
+from ..executors.mapping import cores, plain, whole, workers
 from ..selector import maps
 from ..selector.decision import Decision
 from ..selector.maps import Facts
@@ -61,7 +61,8 @@ def get_recommended_backend(
     >>> pm.get_recommended_backend(5)
     'sequential'
     """
-    whole("n_simulations", n_simulations, least=0)
+    n_simulations = plain(n_simulations)
+    whole("n_simulations", n_simulations, least=0, none=False)
     if simulation_s is not None and not simulation_s > 0:
         raise ValueError(f"simulation_s: found {simulation_s!r}; give seconds above 0, or None")
     engine = default_selector()._engine

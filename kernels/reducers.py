@@ -15,11 +15,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
 from .reduced import Counts, MeanAndVariance, PValue, item
+
+LEAST_ERROR = 1e-9
+"""Bins of a smaller relative width are too narrow to be told apart."""
 
 State = dict[str, Any]
 Leaf = Callable[[Sequence[Any]], State]
@@ -96,6 +100,7 @@ class Moments(_Own):
         n, m = first["n"], second["n"]
         if not n or not m:
             return second if not n else first
+        _need_one_shape(first["mean"], second["mean"])
         gap = second["mean"] - first["mean"]
         return {
             "n": n + m,
@@ -128,6 +133,7 @@ class Maximum(_Own):
     def merge(self, first: State, second: State) -> State:
         if not first["n"] or not second["n"]:
             return second if not first["n"] else first
+        _need_one_shape(first["most"], second["most"])
         return {"n": first["n"] + second["n"], "most": np.maximum(first["most"], second["most"])}
 
     def result(self, state: State) -> Any:
@@ -149,6 +155,7 @@ class Minimum(_Own):
     def merge(self, first: State, second: State) -> State:
         if not first["n"] or not second["n"]:
             return second if not first["n"] else first
+        _need_one_shape(first["least"], second["least"])
         return {"n": first["n"] + second["n"], "least": np.minimum(first["least"], second["least"])}
 
     def result(self, state: State) -> Any:
@@ -164,7 +171,8 @@ class Exceedances(_Own):
 
     Parameters
     ----------
-    observed : a number, or an array of the results' shape. A result that is NaN counts as large: that is the side on
+    observed : a number, or an array of the results' shape; single results are held against each of its numbers. A
+        result that is NaN counts as large: that is the side on
         which a test errs safely.
     """
 
@@ -178,11 +186,16 @@ class Exceedances(_Own):
 
             if not len(results):
                 return {"n": 0, "r": np.zeros(observed.shape, "int64")}
-            return {"n": len(results), "r": np.sum(~(np.asarray(results) < observed), axis=0, dtype="int64")}
+            x = np.asarray(results)
+            x = x.reshape(len(x), *[1] * (observed.ndim - x.ndim + 1), *x.shape[1:])  # a number, against each observed
+            return {"n": len(results), "r": np.sum(~(x < observed), axis=0, dtype="int64")}
 
         return leaf
 
     def merge(self, first: State, second: State) -> State:
+        if not first["n"] or not second["n"]:
+            return second if not first["n"] else first
+        _need_one_shape(first["r"], second["r"])
         return {"n": first["n"] + second["n"], "r": first["r"] + second["r"]}
 
     def result(self, state: State) -> PValue:
@@ -207,7 +220,8 @@ class Histogram(_Own):
     bins: int = 100
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high and self.bins >= 1):
+        numbers = isinstance(self.low, Real) and isinstance(self.high, Real) and isinstance(self.bins, Integral)
+        if not numbers or not (-math.inf < self.low < self.high < math.inf and self.bins >= 1):
             raise ValueError(f"Histogram: found low={self.low}, high={self.high}, bins={self.bins}; give low < high")
 
     def in_workers(self) -> Leaf:
@@ -237,6 +251,7 @@ class Histogram(_Own):
     def merge(self, first: State, second: State) -> State:
         if not first["n"] or not second["n"]:
             return second if not first["n"] else first
+        _need_one_shape(first["counts"], second["counts"])
         return {"n": first["n"] + second["n"], "counts": first["counts"] + second["counts"]}
 
     def result(self, state: State) -> Counts:
@@ -263,8 +278,13 @@ class Quantiles(_Own):
     error: float = 0.005
 
     def __post_init__(self) -> None:
-        if not all(0.0 <= q <= 1.0 for q in self.q) or not 0.0 < self.error < 1.0:
-            raise ValueError(f"Quantiles: found q={self.q!r}, error={self.error}; both are shares, between 0 and 1")
+        if not isinstance(self.q, Sequence | np.ndarray) or isinstance(self.q, str):
+            raise TypeError(f"Quantiles: found q={self.q!r}; give a sequence of shares, such as (0.5,)")
+        if not all(0.0 <= q <= 1.0 for q in self.q) or not LEAST_ERROR <= self.error < 1.0:
+            raise ValueError(
+                f"Quantiles: found q={self.q!r}, error={self.error}; both are shares, between 0 and 1, the error "
+                f"is {LEAST_ERROR:g} at least"
+            )
 
     def in_workers(self) -> Leaf:
         scale = 1.0 / math.log((1.0 + self.error) / (1.0 - self.error))
@@ -357,9 +377,19 @@ def reducer_of(given: Any) -> Reducer | None:
         return NAMED[given]()
     if isinstance(given, Mapping) and given:
         parts = {str(name): reducer_of(part) for name, part in given.items()}
+        if len(parts) < len(given):
+            raise ValueError(f"reduce: found {', '.join(map(repr, given))}; names must differ as text")
         if None not in parts.values():
             return Several({name: part for name, part in parts.items() if part is not None})
     raise TypeError(f"reduce: found {given!r}; give a Reducer, one of {', '.join(NAMED)}, or a dictionary of such")
+
+
+def _need_one_shape(first: Any, second: Any) -> None:
+    """Raise where elements of one leaf would be taken for those of another."""
+    if np.shape(first) != np.shape(second):
+        raise ValueError(
+            f"reduce: results must have one shape; found {np.shape(first)} and, later on, {np.shape(second)}"
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -54,6 +54,8 @@ def root_of(seed: Any) -> Root:
 
 
 def _entropy(seed: Any) -> int | tuple[int, ...]:
+    if isinstance(seed, np.ndarray) and seed.ndim == 0:
+        seed = seed.item()
     numbers = seed if isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str | bytes) else [seed]
     for number in numbers:
         if isinstance(number, bool) or not isinstance(number, int | np.integer):
@@ -91,6 +93,8 @@ def simulation(
     rest += f", native_threads={native_threads}" if native_threads != 1 else ""
 
     def freeze(x: Any) -> Any:
+        from copy import copy
+
         if hasattr(x, "__array_interface__") and hasattr(x, "setflags"):
             # On its way to another process it is made contiguous, and BLAS may give other bits for other strides.
             whole = x.flags.c_contiguous or x.flags.f_contiguous
@@ -99,7 +103,16 @@ def simulation(
             return frozen
         if type(x) in (tuple, list):
             return type(x)(map(freeze, x))
-        return {name: freeze(value) for name, value in x.items()} if type(x) is dict else x
+        if type(x) is dict:
+            return {name: freeze(value) for name, value in x.items()}
+        if isinstance(x, tuple) and hasattr(x, "_make"):
+            return x._make(map(freeze, x))
+        if isinstance(x, list | dict):  # of a class of its own, which keeps what it has beside
+            frozen = copy(x)
+            for place in range(len(x)) if isinstance(x, list) else tuple(x):
+                frozen[place] = freeze(x[place])
+            return frozen
+        return x
 
     def simulate(index: int) -> Any:
         if not ready:  # once in each process: what arrives there may be written to again
@@ -120,7 +133,12 @@ def simulation(
                     continue
                 if not collect:
                     again = f"pointsman.replay(worker, {entropy!r}, {index}{rest})"
-                    error.add_note(f"pointsman: raised by simulation {index}; alone again: {again}")
+                    note = f"pointsman: raised by simulation {index}; alone again: {again}"
+                    if isinstance(error, StopIteration):  # it would end an iterator somewhere on its way
+                        ended = RuntimeError("the worker raised StopIteration")
+                        ended.add_note(note)
+                        raise ended from error
+                    error.add_note(note)
                     raise
                 import traceback
 

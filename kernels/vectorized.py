@@ -356,7 +356,9 @@ class _Batches:
 def _length(results: Any) -> int:
     """Simulations of a batch."""
     while not isinstance(results, np.ndarray):
-        results = next(iter(results.values() if isinstance(results, Mapping) else results))
+        results = next(iter(results.values() if isinstance(results, Mapping) else results), None)
+        if results is None:
+            raise TypeError("the worker gave an empty tuple, list or dictionary; give at least one array in it")
     return len(results)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -138,6 +140,12 @@ def on_fftw(threads: int = 1) -> Engine:
         return z
 
     return Engine(forward, _InPlans(fftw.lend, threads), smooth)
+
+
+@lru_cache(maxsize=1)
+def usual_engine() -> Engine:
+    """SciPy's transforms where it is installed, else NumPy's."""
+    return on_numpy() if importlib.util.find_spec("scipy") is None else on_scipy()
 
 
 def spectra(rows: Array, made: Plan, engine: Engine, out: Array, *, level: bool = False) -> None:

@@ -187,12 +187,15 @@ def plan(
     ValueError, TypeError : an argument that cannot be; the message says which.
     """
     kind = wavelets.mother(wavelet if order is None or not isinstance(wavelet, str) else (wavelet, order))
-    return _plan(n, dt, dj, s0, J, kind, pad)
+    # Plain numbers: what is equal to them, such as 0.1 in single precision as its double, would find another's plan.
+    return _plan(int(n), float(dt), float(dj), None if s0 is None else float(s0), J and int(J), kind, pad)
 
 
 @lru_cache(maxsize=256)
 def _plan(n: int, dt: float, dj: float, s0: float | None, J: int | None, wavelet: Mother, pad: str | None) -> Plan:
     first = wavelets.default_s0(wavelet, dt) if s0 is None else float(s0)
+    if not math.isfinite(first * (1.0 if J is None else 2.0 ** (J * dj))):
+        raise ValueError(f"the scales must be finite; got dt={dt:g}, s0={first:g}, J={J}, dj={dj:g}")
     last = wavelets.default_J(n, dt, dj, first) if J is None else int(J)
     return Plan(n, float(dt), float(dj), first, last, wavelet, pad)
 

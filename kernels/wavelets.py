@@ -92,7 +92,7 @@ class Mother(ABC):
 
     @property
     def c_delta(self) -> float:
-        """Factor of reconstruction: table 2 for the orders listed there, else `c_delta_limit`, 0.3 to 2 % off those."""
+        """Factor of reconstruction: table 2 for the orders listed there, else `c_delta_limit`, 0.1 to 2 % off those."""
         published = self._published.get(self.order)
         return self.c_delta_limit if published is None else published[0]
 
@@ -131,6 +131,7 @@ class Morlet(Mother):
 
     def __post_init__(self) -> None:
         _need_order("morlet", "w0", self.w0, least=5.0, most=100.0, whole=False)
+        object.__setattr__(self, "w0", float(self.w0))  # equal ones, of single precision too, are one wavelet
 
     @property
     def order(self) -> float:
@@ -177,6 +178,7 @@ class Paul(Mother):
 
     def __post_init__(self) -> None:
         _need_order("paul", "m", self.m, least=1, most=40, whole=True)
+        object.__setattr__(self, "m", int(self.m))
 
     @property
     def order(self) -> float:
@@ -224,6 +226,7 @@ class DOG(Mother):
 
     def __post_init__(self) -> None:
         _need_order("dog", "m", self.m, least=1, most=40, whole=True)
+        object.__setattr__(self, "m", int(self.m))
 
     @property
     def order(self) -> float:

@@ -121,7 +121,7 @@ def why_not(
     return (
         unfit(request, variant)
         or _no_room(request, variant, machine)
-        or machine.breakers.why_closed_out(breaker_key(request, variant))
+        or (None if request.insists_on(variant) else machine.breakers.why_closed_out(breaker_key(request, variant)))
     )
 
 

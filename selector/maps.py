@@ -96,6 +96,10 @@ class MapRequest(Request):
         """Whether it is a map backend: one for arrays that something insists on says nothing about maps."""
         return registry.executor(wish).capabilities.map
 
+    def insists_on(self, variant: Variant) -> bool:
+        """Whether it was named: what failed before was an argument that could not be sent, or a worker that died."""
+        return self.require in (variant.backend, variant.name)
+
     def work_of(self, variant: Variant) -> float:
         """See `Facts.work_ns`."""
         return self.facts.work_ns(self.methods[variant.name], self.items, self.jobs, self.cores)

@@ -40,6 +40,10 @@ class Request:
     shape_class: str = ""
     detail: str = ""
 
+    def insists_on(self, variant: Variant) -> bool:  # noqa: ARG002 (of arrays, a name asks for what works there)
+        """Whether it is to be tried whatever failed before: it was named, and other arguments may do."""
+        return False
+
     @classmethod
     def from_workload(cls, workload: WorkloadCharacteristics) -> Request:
         """The request that a workload stands for."""

@@ -115,6 +115,21 @@ def test_neither_units_nor_offsets_matter(variant):
 
 
 @on_each_variant
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_rounding_leaves_of_a_gap_or_beside_a_burst_is_not_told(variant, dtype):
+    gap, burst = noise(2, 600)
+    gap[200:400] = np.delete(gap, slice(200, 400)).mean()
+    burst[200:220] *= 1000 if dtype == "float32" else 1e8
+    for series in (gap, burst):
+        found = np.abs(run(variant, series.astype(dtype), series.astype(dtype), dj=0.125)) ** 2
+        told = ~np.isnan(found)
+        assert found[told] == pytest.approx(1.0, abs=0.005)
+        assert not told.all()
+        assert told[:, 205:215].all()  # at the burst, and within the gap near to its end
+        assert told[-20:].all()
+
+
+@on_each_variant
 def test_a_constant_series_has_no_coherence(variant):
     x, y = noise(2, 60), np.stack([np.full(60, 0.1), noise(60, seed=3)])
     found = run(variant, x, y, dj=0.5)
@@ -165,6 +180,23 @@ def test_el_nino_and_itself_a_season_later():
     assert np.median(found.smoothed_phase[yearly, 60:-60]) == pytest.approx(-np.pi / 2, abs=0.1)
     assert found.coherence[yearly, 60:-60].min() > 0.95
     assert found.coherence.shape == found.outside.shape == found.W12.shape
+
+
+@pytest.mark.parametrize("transform", ["grad", "jit", "vmap"])
+def test_jax_transforms_it_as_it_does_its_own_functions(transform):
+    import jax
+
+    x, y = (jax.numpy.asarray(z, "float32") for z in noise(2, 64))
+
+    def total(a):
+        found = pm.wct(a, y, dj=0.5)
+        return (found.coherence + found.smoothed_phase).sum()
+
+    if transform == "grad":
+        assert jax.numpy.isfinite(jax.grad(total)(x)).all()
+    else:
+        found = jax.jit(total)(x) if transform == "jit" else jax.vmap(total)(x[None])[0]
+        assert float(found) == pytest.approx(float(total(x)), rel=1e-3)
 
 
 def test_any_kind_of_series_is_taken():

@@ -161,7 +161,7 @@ def test_the_level_and_the_p_value_are_one_test(null):
 def test_the_largest_coherence_is_looked_for_outside_of_the_cone(null):
     plane = np.where(null.outside, 0.1, 1.0)
     assert null.global_p_value(plane).p == 1.0
-    plane[4, 100] = 1.1
+    plane[4, 100] = 1.0
     assert null.global_p_value(plane).p == 1 / 401
 
 
@@ -181,6 +181,29 @@ def test_the_interval_covers_as_often_as_it_says(n):
         low, high = wilson(np.arange(n + 1) / n, n)
         assert chances[(low <= p) & (p <= high)].sum() > 0.92
     assert (float(wilson(0.0, n)[0]), float(wilson(1.0, n)[1])) == pytest.approx((0.0, 1.0), abs=1e-12)
+
+
+def test_a_plane_without_any_coherence_has_no_p_value(null):
+    assert np.isnan(null.global_p_value(np.full(null.outside.shape, np.nan))).all()
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.5, np.inf])
+def test_what_is_no_coherence_is_refused(null, wrong):
+    plane = np.full(null.outside.shape, 0.5)
+    plane[0, plane.shape[1] // 2] = wrong
+    for ask in (null.p_values, null.global_p_value):
+        with pytest.raises(ValueError, match="squared coherences lie from 0 to 1"):
+            ask(plane)
+
+
+def test_the_axes_of_a_result_belong_to_the_caller():
+    given = {"dj": 0.5, "mc_count": 3, "seed": 1, "n": 60, "cache": False}
+    before = pm.wct_significance(0.1, 0.2, **given)
+    kept = before.levels.copy(), before.periods.copy()
+    before.periods[:] = before.scales[:] = 1.0
+    again = pm.wct_significance(0.1, 0.2, **given)
+    np.testing.assert_array_equal(again.periods, kept[1])
+    np.testing.assert_array_equal(again.levels, kept[0])
 
 
 def test_the_wrong_plane_is_refused(null):
@@ -362,12 +385,19 @@ def test_another_process_finds_it(kept, monkeypatch):
         ({"al1": np.arange(8.0), "al2": np.ones(8), "null": "phase", "n": None}, "equal values"),
         ({"al1": np.ones((2, 4)), "al2": np.arange(8.0), "null": "phase", "n": None}, r"shape \(2, 4\)"),
         ({"al1": np.full(8, np.nan), "al2": np.arange(8.0), "null": "phase", "n": None}, "finite real"),
-        ({"backend": "jobib"}, "jobib"),
+        ({"backend": "jobib"}, "jobib"), ({"n": -5}, "n: found -5"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused(given, said):
     with pytest.raises(ValueError, match=said):
         pm.wct_significance(**{**QUICK, "al1": 0.5, "al2": 0.5, "cache": False, **given})
+
+
+@pytest.mark.parametrize("n", [96.0, "a", True])
+def test_a_length_that_is_none_is_refused_and_the_right_one_is_taken_after_it(n):
+    with pytest.raises(TypeError, match="n: found"):
+        pm.wct_significance(**{**QUICK, "al1": 0.5, "al2": 0.5, "cache": False, "n": n})
+    assert pm.wct_significance(**{**QUICK, "al1": 0.5, "al2": 0.5, "cache": False}).n == 96
 
 
 @pytest.mark.parametrize("option", ["n_jbos", "seeds", "return_info"])

@@ -10,7 +10,7 @@ import pointsman as pm
 import pytest
 from pointsman.datasets import load
 from pointsman.executors.prepare import prepare
-from pointsman.kernels import band_limited
+from pointsman.kernels import band_limited, wavelet_plan
 from pointsman.kernels.wavelet_plan import plan
 from pointsman.kernels.wavelets import DOG, Morlet, Paul
 from pointsman.selector import operations
@@ -215,3 +215,30 @@ def test_any_kind_of_series_is_taken():
 def test_what_cannot_be_transformed_is_refused(x, options, error, says):
     with pytest.raises(error, match=says):
         pm.cwt(x, **options)
+
+
+@pytest.mark.parametrize(
+    ("alike", "plain"),
+    [
+        ({"dt": np.float32(0.25)}, {"dt": 0.25}),
+        ({"wavelet": ("morlet", np.float32(6))}, {"wavelet": ("morlet", 6.0)}),
+        ({"wavelet": ("paul", np.int64(4))}, {"wavelet": "paul"}),
+    ],
+    ids=str,
+)
+def test_what_a_call_gives_does_not_depend_on_equal_numbers_that_were_given_before(alike, plain):
+    wavelet_plan._plan.cache_clear()
+    x = np.random.default_rng(0).standard_normal(50)
+    pm.cwt(x, **alike)
+    after = pm.cwt(x, **plain)
+    wavelet_plan._plan.cache_clear()
+    alone = pm.cwt(x, **plain)
+    np.testing.assert_array_equal(after.scales, alone.scales)
+    np.testing.assert_array_equal(after.W, alone.W)
+    assert repr(after.wavelet) == repr(alone.wavelet)
+
+
+@pytest.mark.parametrize("wrong", [{"dt": 1e308}, {"s0": 1e300, "J": 600}])
+def test_scales_that_no_number_can_hold_are_refused(wrong):
+    with pytest.raises(ValueError, match="scales must be finite"):
+        pm.cwt(np.ones(8), **wrong)

@@ -76,7 +76,21 @@ def test_what_is_no_process_is_refused(given, said):
         pm.ar1_surrogate(**{"n": 5, "g": 0.5, "rng": 0, **given})
 
 
+def test_a_number_of_values_that_is_none_is_refused():
+    with pytest.raises(TypeError, match=r"n=5\.7; give a whole number"):
+        pm.ar1_surrogate(5.7, 0.3)
+
+
 # --------------------------------------------------------------------------------------------------------- estimates
+
+
+@pytest.mark.parametrize("factor", [1e-300, 1e-170, 1e155, 1e300])
+def test_the_memory_of_a_series_does_not_depend_on_its_unit(factor):
+    x = np.random.default_rng(3).standard_normal(200).cumsum() / 3
+    found, plain = pm.ar1(x * factor), pm.ar1(x)
+    assert found.g == pytest.approx(plain.g, rel=1e-12)
+    assert found.mean / factor == pytest.approx(plain.mean, rel=1e-12)
+    assert np.sqrt(found.variance) == (np.inf if factor > 1e154 else pytest.approx(np.sqrt(plain.variance) * factor))
 
 
 @pytest.mark.parametrize("g", GS)

@@ -53,6 +53,20 @@ def fails_from(seed: np.random.SeedSequence, first: int) -> float:
     return normal(seed)
 
 
+def fails_each_fifth(seed: np.random.SeedSequence) -> float:
+    if seed.spawn_key[-1] % 5 == 3:
+        raise ArithmeticError("a fifth")
+    return normal(seed)
+
+
+def none_from(seed: np.random.SeedSequence, first: int) -> float | None:
+    return None if seed.spawn_key[-1] >= first else normal(seed)
+
+
+def exhausted_at_seven(seed: np.random.SeedSequence) -> float:
+    return normal(seed) if seed.spawn_key[-1] != 7 else float(next(iter(())))
+
+
 def fails_twice(seed: np.random.SeedSequence, folder: str) -> int:
     """Fails the first two times that it runs, of each simulation; its results are the seeds' own."""
     place = Path(folder) / str(seed.spawn_key[-1])
