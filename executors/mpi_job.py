@@ -109,8 +109,7 @@ class Job:
                 self._used = time.monotonic()
                 _, _, found = self.receive(until)
             except BaseException:
-                self._process.kill()
-                self._process.wait()
+                self._break_off()
                 raise
         if int(found) != n_jobs:
             self.end()
@@ -118,6 +117,25 @@ class Job:
                 f"{command} was asked for {n_jobs} ranks that compute and gave {found}: it belongs to another MPI than "
                 "the one that mpi4py uses. Put the right one on the PATH, or name it: mpiexec='/path/to/mpiexec'"
             )
+
+    def _break_off(self) -> None:
+        """End a job that has not begun: its ranks may have files that none of them has come to remove."""
+        import psutil
+
+        files, ranks = set[str](), []
+        with suppress(psutil.NoSuchProcess):
+            ranks = psutil.Process(self._process.pid).children(recursive=True)
+        for rank in ranks:
+            with suppress(psutil.NoSuchProcess):
+                rank.suspend()  # so that it opens no more
+                files |= mpi_rank.shared_files(rank.pid)
+        for process in (*ranks, self._process):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.wait()
+        for file in files:
+            with suppress(OSError):
+                os.unlink(file)
 
     def _accept(self, server: socket.socket, key: bytes, until: float | None) -> connection.Connection:
         server.settimeout(0.05)

@@ -48,10 +48,18 @@ def settle() -> None:
     """
     os.environ.pop(KEY, None)
     os.dup2(2, 1)
-    with suppress(OSError), open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
-        for name in {line.split()[-1] for line in maps if "/dev/shm/mpich_" in line}:
-            with suppress(OSError):  # another rank was faster
-                os.unlink(name)
+    for name in shared_files("self"):
+        with suppress(OSError):  # another rank was faster
+            os.unlink(name)
+
+
+def shared_files(process: int | str) -> set[str]:
+    """The files that MPICH has in a process's memory."""
+    try:
+        with open(f"/proc/{process}/maps", encoding="utf-8", errors="replace") as maps:
+            return {line.split()[-1] for line in maps if "/dev/shm/mpich_" in line}
+    except OSError:
+        return set()
 
 
 def run(token: str, header: Header | None, payload: bytes) -> tuple[str, bytes]:

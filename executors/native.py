@@ -104,9 +104,10 @@ def held(number: int) -> Iterator[None]:
 
 def in_thread() -> Any:
     """A context in which the calling thread uses as many OpenMP threads as are held; nothing where none are."""
-    if not _HOLDER.runs or _HOLDER.limits is None:
+    number = _HOLDER.number  # once: a run that another thread ends meanwhile takes it back
+    if not _HOLDER.runs or _HOLDER.limits is None or not number:
         return nullcontext()
-    return _libraries().select(user_api="openmp").limit(limits=_HOLDER.number)
+    return _libraries().select(user_api="openmp").limit(limits=number)
 
 
 _FOUND: dict[int, Any] = {}

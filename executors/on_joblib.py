@@ -35,6 +35,8 @@ IDLE_S = 280.0
 """loky's workers leave after 300 idle seconds."""
 LOOK_S = 0.5
 """So often they look whether the process that started them still exists."""
+COUNT_S, LOCK_S = 1.0, 10.0
+"""So long joblib may take to count a result that has come, and to hand over a chunk, on a machine that stalls."""
 
 
 class JoblibExecutor(MapExecutor):
@@ -229,7 +231,7 @@ def _engine(backend: str) -> Any:
             It hands out the next one itself when one is done, under a lock: with that held, none is on its way there.
             """
             queued = getattr(getattr(self, "_workers", None), "_work_ids", None)  # threads have none
-            held = self.parallel._lock.acquire(timeout=1.0)
+            held = self.parallel._lock.acquire(timeout=LOCK_S)
             try:
                 with suppress(queue.Empty):
                     while queued is not None:
@@ -294,7 +296,7 @@ def _arriving(
         else:
             taken += 1
             yield from found
-    patience = time.monotonic() + 0.01  # what joblib itself would sleep, were it asked before it has counted the last
+    patience = time.monotonic() + COUNT_S  # joblib itself would sleep, were it asked before it has counted the last
     while parallel.n_completed_tasks < taken and time.monotonic() < patience:
         time.sleep(1e-5)
     with parallel._lock:

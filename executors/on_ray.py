@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import queue
 import signal
 import socket
 import sys
@@ -56,6 +57,7 @@ class Pool:
 
     folder: str
     cpus: int = 0
+    over: threading.Event | None = None  # set at its end, for a thread that waits until then
 
 
 class RayExecutor(WarmExecutor):
@@ -138,18 +140,18 @@ class RayExecutor(WarmExecutor):
             if _initialised():
                 return
             self._dismiss(crew)
-            folder, cpus = ("", 0) if address else (_folder(), max(n_jobs, cores()))
+            pool = Pool("") if address else Pool(_folder(), max(n_jobs, cores()), threading.Event())
             try:
                 with _as_it_was():
-                    _connect(address) if address else _init(cpus, folder)
+                    _connect(address) if address else _begin(pool)
             except (OSError, RuntimeError, ValueError, ImportError) as error:
-                scratch.remove(folder)
+                scratch.remove(pool.folder)
                 where = f"Ray does not answer at {address!r}" if address else "Ray cannot start here"
                 raise BackendUnavailableError(f"{where}: {first_line(error)}") from error
             except BaseException:  # Ctrl-C
-                _end(Pool(folder))
+                _end(pool)
                 raise
-            self._keep(crew, Pool(folder, cpus))
+            self._keep(crew, pool)
 
     def _end(self, pool: Pool) -> None:
         _end(pool)
@@ -179,6 +181,29 @@ def _folder() -> str:
     return scratch.make("pm-ray-", usual if len(usual) < MOST_PATH else "/tmp")
 
 
+def _begin(pool: Pool) -> None:
+    """Start Ray on a thread that lives as long as it does: the kernel ends its processes with that thread."""
+    if threading.current_thread() is threading.main_thread():
+        _init(pool.cpus, pool.folder)
+        return
+    told: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def start() -> None:
+        try:
+            _init(pool.cpus, pool.folder)
+        except BaseException as error:
+            told.put(error)
+            return
+        told.put(None)
+        if pool.over is not None:
+            pool.over.wait()
+
+    threading.Thread(target=start, name="pointsman-ray", daemon=True).start()
+    error = told.get()
+    if error is not None:
+        raise error
+
+
 def _init(n_jobs: int, folder: str) -> None:
     import ray
 
@@ -200,6 +225,8 @@ def _end(pool: Pool) -> None:
         with suppress(Exception):
             ray.shutdown(wait_for_processes=True)
     scratch.remove(pool.folder)
+    if pool.over is not None:
+        pool.over.set()
 
 
 @contextmanager

@@ -46,6 +46,8 @@ def guarded(work: Callable[[Any], Any]) -> Callable[[Any], tuple[bool, Any]]:
             raise
         except BaseException as error:  # the others are for the caller: an engine would take them for a crash
             text = traceback.format_exc()
+            if (os.getpid(), socket.gethostname()) == here:
+                return False, (error, (), {}, text)
             try:
                 pickle.loads(pickle.dumps(error))
             except Exception:  # its class wants other arguments than it passed on; the parts will do

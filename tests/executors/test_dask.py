@@ -96,7 +96,7 @@ def test_no_worker_left_is_a_lost_worker_and_no_wait_without_end():
 
 
 def test_workers_leave_when_nobody_has_needed_them_for_a_while(monkeypatch):
-    monkeypatch.setattr(type(DASK), "idle_s", 0.2)
+    monkeypatch.setattr(type(DASK), "idle_s", 1.0)
     DASK.shutdown()
     assert DASK.map(w.square, range(4), method="threads", n_jobs=2) == [0, 1, 4, 9]
     assert DASK.running(THREADS)

@@ -79,7 +79,7 @@ def test_nothing_is_waited_for_when_the_time_of_a_run_is_over(variant):
     given = [(0, [0.0]), (1, [2.0 if parallel else 0.4]), (2, [0.0]), (3, [0.0])]
     done = []
     assert run(variant, w.square, range(4)) == [0, 1, 4, 9]  # the workers run
-    until = time.monotonic() + (1.5 if WAYS[variant][1].ships else 0.3)
+    until = time.monotonic() + (1.5 if parallel else 0.3)
     with pytest.raises(RunTimeoutError):
         done.extend(found[0] for found in chunks(variant, each(time.sleep), given, until=until))
     assert 0 in done

@@ -16,6 +16,7 @@ import simulation_workers as s
 from pointsman.executors import mpi_job, mpi_rank, on_mpi, registry
 from pointsman.executors.errors import BackendUnavailableError, RunTimeoutError
 from pointsman.executors.mapping import WorkerDiedError
+from processes import alive
 
 SUPPORT = str(Path(s.__file__).parent)
 MPI = registry.executor("mpi")
@@ -155,12 +156,25 @@ def test_a_chunk_that_nobody_waits_for_is_ended_with_its_job():
     pids()
     processes = job_processes()
     with pytest.raises(RunTimeoutError):
-        list(MPI.run_chunks(time.sleep, [60.0, 60.0], n_jobs=2, until=time.monotonic() + 0.3))
+        list(MPI.run_chunks(time.sleep, [60.0, 60.0], n_jobs=2, until=time.monotonic() + 2.0))
     assert not MPI.running(METHOD)
     assert all_end(processes)
 
 
-def test_a_run_that_is_given_up_keeps_the_job_where_its_chunks_end_soon():
+def test_a_start_that_is_cut_short_leaves_no_file_behind():
+    before = shared_memory()
+    for seconds in (0.1, 0.15, 0.2, 0.25, 0.3):
+        MPI.shutdown()
+        try:
+            list(MPI.run_chunks(abs, [1, 2], n_jobs=2, until=time.monotonic() + seconds))
+        except RunTimeoutError:
+            assert shared_memory() <= before, seconds
+    MPI.shutdown()
+    assert shared_memory() <= before
+
+
+def test_a_run_that_is_given_up_keeps_the_job_where_its_chunks_end_soon(monkeypatch):
+    monkeypatch.setattr(on_mpi, "PATIENCE_S", 10.0)
     ranks = pids()
     found = MPI.run_chunks(lambda n: n, range(50), n_jobs=2)
     next(found)
@@ -168,7 +182,9 @@ def test_a_run_that_is_given_up_keeps_the_job_where_its_chunks_end_soon():
     assert pids() <= ranks
 
 
-def test_leaving_the_program_is_the_callers_affair():
+def test_leaving_the_program_is_the_callers_affair(monkeypatch):
+    monkeypatch.setattr(on_mpi, "PATIENCE_S", 10.0)
+
     def leaves(x):
         raise SystemExit(x)
 
@@ -220,7 +236,7 @@ def test_no_process_outlives_the_caller_however_it_ends(end, tmp_path):
     assert done.returncode in (3, -9, 1)
     numbers = {int(word.strip("(),")) for word in done.stdout.split()}
     assert len(numbers) == 4  # two ranks, their proxy, mpiexec
-    assert all_end([psutil.Process(pid) for pid in numbers if psutil.pid_exists(pid)])
+    assert all_end(alive(numbers))
     assert done.stderr == "" or (end == "1 / 0" and done.stderr.endswith("ZeroDivisionError: division by zero\n"))
     assert shared_memory() <= before
 

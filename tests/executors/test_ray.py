@@ -52,6 +52,29 @@ def test_a_ray_that_the_user_has_initialised_is_used_with_all_its_cpus_and_never
     assert (done.stdout, done.returncode) == ("['pointsman: raised by item 0 of the map']\n", 0), done.stderr
 
 
+IN_A_THREAD = """
+import sys, threading
+import pointsman as pm
+
+first = threading.Thread(target=lambda: print(pm.map(abs, range(-2, 2), "ray", n_jobs=2)))
+first.start()
+first.join()
+print(pm.map(abs, range(-4, 0), "ray", n_jobs=2), flush=True)
+pm.get_backend("ray").shutdown()
+for thread in threading.enumerate():
+    if thread.name == "pointsman-ray":
+        thread.join(10)
+        print(thread.is_alive())
+"""
+
+
+def test_a_ray_that_a_thread_has_started_outlives_it():
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_THREAD], capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.stdout in ("[2, 1, 0, 1]\n[4, 3, 2, 1]\n", "[2, 1, 0, 1]\n[4, 3, 2, 1]\nFalse\n"), done.stderr
+
+
 PACKAGE = """
 import os, time
 import NAME.inner

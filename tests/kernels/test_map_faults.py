@@ -20,6 +20,7 @@ from pointsman.executors import mapping, registry
 from pointsman.executors.mapping import MapExecutor, Method, WorkerDiedError, map_methods
 from pointsman.selector.maps import Facts
 from pointsman.telemetry.outcome import Failure
+from processes import alive
 
 PYTHON = Facts(0.5, 0.5, 0.5, shares=False)  # half a second of pure Python an item
 SHIPPING = [variant for variant, _, method in map_methods() if method.ships]
@@ -75,10 +76,11 @@ def test_a_chunk_whose_process_died_runs_once_more(variant, tmp_path):
     assert (failed, failure) == (variant, Failure.DRIVER)
     assert "lost" in message
     assert "failed, driver" in info.explain()
+    runs = {x: len((tmp_path / str(x)).read_text()) for x in range(20)}
+    assert runs[3] == 2
     if variant not in ("joblib/loky", "mpi"):  # which end all processes where one is lost
-        assert {x: len((tmp_path / str(x)).read_text()) for x in range(20)} == {
-            x: 2 if x == 3 else 1 for x in range(20)
-        }
+        # A result that Dask has not fetched from its worker yet is lost with that, and computed once more.
+        assert sum(runs.values()) <= 21 + (variant == "dask/processes")
 
 
 def test_only_what_was_lost_runs_again():
@@ -177,7 +179,7 @@ except KeyboardInterrupt:
         running.send_signal(signal.SIGINT)
         out, _ = running.communicate(timeout=60)
         assert (out, running.returncode) == ("interrupted\n", 7)
-        gone = psutil.wait_procs([psutil.Process(p) for p in pids if psutil.pid_exists(p)], timeout=30)
+        gone = psutil.wait_procs(alive(pids), timeout=30)
         assert not gone[1]
     finally:
         running.kill()
