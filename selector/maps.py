@@ -72,7 +72,7 @@ class Facts:
         if method.ships:  # native threads are capped there, so that one worker does all of it
             seconds = max(self.item_s, self.cpu_s) + self.item_bytes / method.bytes_per_s
             return max(rounds * seconds * 1e9, 1.0)
-        native = max(1.0, self.cpu_s / self.item_s) if self.item_s else 1.0
+        native = self.cpu_s / self.item_s if self.item_s else 1.0  # less than one where items wait, which needs no core
         return max(rounds * self.item_s * 1e9, items * self.item_s * min(native, cores) / cores * 1e9, 1.0)
 
 

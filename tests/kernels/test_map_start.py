@@ -8,7 +8,7 @@ import map_workers as w
 import pointsman as pm
 import pytest
 from map_workers import Clock, known
-from pointsman.executors.mapping import map_methods
+from pointsman.executors.mapping import Method, map_methods
 from pointsman.kernels import forgone, map_pilot, map_run
 from pointsman.kernels.map_pilot import Run
 from pointsman.selector.maps import Facts
@@ -55,6 +55,14 @@ def test_a_first_pool_starts_only_where_cores_are_free_and_the_gain_is_safe(cold
     found.do("auto")
     assert run.sink.out == list(range(items))
     assert found._info.variant == expected
+
+
+@pytest.mark.parametrize("item_s", [0.03, 0.3, 3.0])
+def test_items_that_wait_need_threads_and_no_cores(item_s):
+    facts = Facts(item_s, 0.003, 0.0003, shares=False)
+    assert facts.work_ns(Method(), 24, 8, 2) == pytest.approx(3 * item_s * 1e9)
+    assert Facts(item_s, item_s, item_s).work_ns(Method(), 24, 8, 2) == pytest.approx(12 * item_s * 1e9)
+    assert Facts(item_s, 2 * item_s, item_s).work_ns(Method(), 24, 8, 2) == pytest.approx(24 * item_s * 1e9)
 
 
 def test_runs_too_short_to_repay_a_start_repay_it_together(cold_pool):
