@@ -40,7 +40,7 @@ CASES = {
 PAIRS, PEERS_PAIRS = 300, 10
 SAMPLES = 100_000
 CLOSE = {"float64": 1e-6, "float32": 2e-3}  # of the largest coefficient of a scale
-OURS = ("numpy", "scipy", "fftw")
+OURS = ("numpy", "scipy", "numba", "fftw")
 COHERENCE_GOAL, CWT_GOALS = 20.0, {"pycwt float64": 3.0, "ssqueezepy float32": 1.0}
 
 
