@@ -108,9 +108,12 @@ def simulation(
         if isinstance(x, tuple) and hasattr(x, "_make"):
             return x._make(map(freeze, x))
         if isinstance(x, list | dict):  # of a class of its own, which keeps what it has beside
-            frozen = copy(x)
-            for place in range(len(x)) if isinstance(x, list) else tuple(x):
-                frozen[place] = freeze(x[place])
+            try:
+                frozen = copy(x)
+                for place in range(len(x)) if isinstance(x, list) else tuple(x):
+                    frozen[place] = freeze(x[place])
+            except Exception:  # one that cannot be copied, or not be changed, goes as it is
+                return x
             return frozen
         return x
 

@@ -72,6 +72,19 @@ def test_arrays_in_containers_of_any_class_cannot_be_changed():
     assert "new" not in tree
 
 
+def test_containers_that_cannot_be_copied_or_changed_go_as_they_are():
+    class Fixed(dict):
+        def __setitem__(self, key, value):
+            raise TypeError("fixed")
+
+    class Single(list):
+        def __reduce_ex__(self, protocol):
+            raise TypeError("there is one only")
+
+    given = (Fixed(x=1), Single([2]))
+    assert simulation(lambda seed, *args: args, root_of(1), given, {})(0) == given
+
+
 # ---------------------------------------------------------------------------------------------- what came before
 
 
