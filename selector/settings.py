@@ -35,6 +35,7 @@ _VARIABLES = {
     "POINTSMAN_FAIL_FAST": "fail_fast",
     "POINTSMAN_CACHE": "cache",
 }
+_PLAIN = frozenset(_VARIABLES.values()) - {"force", "prefer", "disable"}  # which name no backend
 
 
 def known_backends() -> tuple[str, ...]:
@@ -100,12 +101,16 @@ class Settings:
             each other, naming both.
         """
         environ = os.environ if environ is None else environ
-        known = known_backends() if backends is None else tuple(backends)
+        given = {name: text.strip() for name, text in sorted(environ.items()) if name.startswith(PREFIX)}
+        given = {name: text for name, text in given.items() if text}
+        if backends is not None:
+            known = tuple(backends)
+        else:  # looking for other packages' backends takes 10 ms: where nothing names one, nobody waits for it
+            known = known_backends() if any(_VARIABLES.get(name) not in _PLAIN for name in given) else ()
         values: dict[str, Any] = {}
         origin: dict[str, str] = {}
-        for name, text in sorted(environ.items()):
-            if name.startswith(PREFIX) and text.strip():
-                _read_variable(name, text.strip(), known, values, origin)
+        for name, text in given.items():
+            _read_variable(name, text, known, values, origin)
         settings = cls(**values, origin=MappingProxyType(origin))
         settings._refuse_contradictions(known)
         return settings

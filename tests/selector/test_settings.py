@@ -203,3 +203,14 @@ def test_use_is_seen_by_its_own_task_and_thread_only():
         thread.start()
         thread.join()
     assert seen == [None]
+
+
+def test_other_packages_backends_are_looked_for_only_where_one_is_named(monkeypatch):
+    asked = []
+    monkeypatch.setattr(settings, "known_backends", lambda: asked.append(1) or ("numpy", "torch"))
+    plain = {"POINTSMAN_HISTORY": ":memory:", "POINTSMAN_LOG": "info", "POINTSMAN_FORCE": " "}
+    assert Settings.from_environment(plain).log == "info"
+    assert not asked
+    for naming in ({"POINTSMAN_FORCE": "torch"}, {"POINTSMAN_DISABLE_TORCH": "1"}, {"POINTSMAN_PREFER": "torch"}):
+        Settings.from_environment(naming)
+        assert asked.pop()
