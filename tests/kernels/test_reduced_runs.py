@@ -147,8 +147,11 @@ def test_enough_is_asked_after_leaves_a_quarter_more_each_time():
 
 
 @pytest.mark.parametrize("backend", ["auto", *METHODS])
-@pytest.mark.parametrize("chunk_size", [None, 1, 100], ids=["own chunks", "single", "one chunk"])
-@pytest.mark.parametrize("reduce", [None, pm.reducers.Moments()], ids=["list", "reduced"])
+@pytest.mark.parametrize(
+    ("reduce", "chunk_size"),
+    [(None, None), (None, 100), (pm.reducers.Moments(), 1), (pm.reducers.Moments(), 100)],
+    ids=["list", "list in one chunk", "reduced one by one", "reduced in one chunk"],
+)
 def test_what_fails_beyond_the_end_of_a_run_fails_nowhere_and_what_fails_before_it_everywhere(
     backend, chunk_size, reduce
 ):
