@@ -24,7 +24,9 @@ help:
 demo: $(ENV)
 	$(PY) -m pointsman.cli demo
 
+# Hundreds of tests start a process of their own; where none may keep what it compiles, each would compile the package.
 test: $(ENV)
+	@$(PY) -c "import compileall, pointsman; compileall.compile_dir(pointsman.__path__[0], quiet=2)"
 	$(PY) -m pytest -q -m "not soak and not gpu"
 
 check: $(ENV)

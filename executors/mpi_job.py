@@ -122,14 +122,17 @@ class Job:
         """End a job that has not begun: its ranks may have files that none of them has come to remove."""
         import psutil
 
-        files, ranks = set[str](), []
+        files, stopped = set[str](), list[psutil.Process]()
         with suppress(psutil.NoSuchProcess):
-            ranks = psutil.Process(self._process.pid).children(recursive=True)
-        for rank in ranks:
-            with suppress(psutil.NoSuchProcess):
-                rank.suspend()  # so that it opens no more
-                files |= mpi_rank.shared_files(rank.pid)
-        for process in (*ranks, self._process):
+            found = [psutil.Process(self._process.pid)]
+            while found:  # one after the other, from the top: what stands still starts and opens no more
+                for process in found:
+                    with suppress(psutil.NoSuchProcess):
+                        process.suspend()
+                        files |= mpi_rank.shared_files(process.pid)
+                stopped += found
+                found = [child for child in stopped[0].children(recursive=True) if child not in stopped]
+        for process in stopped:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         self._process.wait()
